@@ -1,0 +1,897 @@
+//! A mirror on a real directory.
+//!
+//! Owns the directory's descriptor, the descriptors of the files in it, and the lock. Invariants:
+//! - every access goes through the directory's descriptor, never again through its path, so that an
+//!   unmount or a rename after the start cannot lead a write into another directory;
+//! - a descriptor whose file was deleted is never read or written: the file counts as not there;
+//! - a descriptor with unsynced writes is never closed behind its writer's back, because the kernel
+//!   reports a failed write-back on the descriptors that were open then, and forgets it with the
+//!   last of them. For the same reason reads from the medium sync on a descriptor of their own.
+//!
+//! What the bytes mean, how often to sync and what to do about errors is left to others. Errors of
+//! system calls come out as they are, with their errno.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, IoSlice, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, open,
+    openat, posix_fadvise,
+};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
+use nix::sys::statvfs::fstatvfs;
+use nix::sys::uio::{pread, pwritev};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use parking_lot::Mutex;
+
+use super::{Backing, FileName, Space};
+use crate::format::SegmentNo;
+
+/// Segment descriptors kept open.
+const OPEN_SEGMENTS: usize = 512;
+/// Buffers handed to one pwritev(2): the limit of Linux (UIO_MAXIOV).
+const MAX_IOVECS: usize = 1024;
+/// Alignment of offset, length and memory that O_DIRECT reads use: what no device exceeds.
+const DIRECT_ALIGN: usize = 4096;
+/// Most bytes read by one O_DIRECT read.
+const DIRECT_CHUNK: usize = 1 << 20;
+const SEGMENTS: &str = "segments";
+const LOCK: &str = "lock";
+
+/// One mirror in a directory of whatever filesystem it lies on.
+#[derive(Debug)]
+pub struct DirBacking {
+    root: File,
+    path: PathBuf,
+    handles: Mutex<Handles>,
+    lock: Mutex<Option<File>>,
+}
+
+/// An open file, shared by the cache and whoever uses it right now.
+#[derive(Debug)]
+struct Handle {
+    file: File,
+    /// The filesystem let us open it for reading only: writes fail with this.
+    read_only: Option<Errno>,
+    /// Written since its last sync.
+    dirty: AtomicBool,
+}
+
+/// The open files, with the time of their last use in uses.
+#[derive(Debug)]
+struct Handles {
+    open: HashMap<FileName, (Arc<Handle>, u64)>,
+    uses: u64,
+    limit: usize,
+}
+
+impl Handles {
+    fn with_limit(limit: usize) -> Handles {
+        Handles {
+            open: HashMap::new(),
+            uses: 0,
+            limit,
+        }
+    }
+
+    fn get(&mut self, file: FileName) -> Option<Arc<Handle>> {
+        self.uses += 1;
+        let (handle, used) = self.open.get_mut(&file)?;
+        *used = self.uses;
+        Some(Arc::clone(handle))
+    }
+
+    fn insert(&mut self, file: FileName, handle: Arc<Handle>) {
+        self.uses += 1;
+        if is_segment(file) && self.open.len() >= self.limit {
+            self.evict(1);
+        }
+        self.open.insert(file, (handle, self.uses));
+    }
+
+    /// Closes up to `count` segments, those used longest ago, and says how many. One that is in
+    /// use stays: it may be about to be written.
+    fn evict(&mut self, count: usize) -> usize {
+        let mut idle: Vec<(u64, FileName)> = self
+            .open
+            .iter()
+            .filter(|(file, (handle, _))| {
+                is_segment(**file) && Arc::strong_count(handle) == 1 && !handle.is_dirty()
+            })
+            .map(|(file, (_, used))| (*used, *file))
+            .collect();
+        let count = count.min(idle.len());
+        if count > 0 && count < idle.len() {
+            idle.select_nth_unstable(count - 1);
+        }
+        for (_, file) in idle.iter().take(count) {
+            self.open.remove(file);
+        }
+        count
+    }
+}
+
+impl Handle {
+    fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// Whether the file still has a name. A network filesystem answers ESTALE if not.
+    fn is_gone(&self) -> io::Result<bool> {
+        match self.file.metadata() {
+            Ok(meta) => Ok(meta.nlink() == 0),
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        self.read_only.map_or(Ok(()), |errno| Err(errno.into()))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        read_full(&self.file, offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
+        self.writable()?;
+        self.dirty.store(true, Ordering::Release);
+        let mut slices: Vec<IoSlice<'_>> = buffers
+            .iter()
+            .filter(|buf| !buf.is_empty())
+            .map(|buf| IoSlice::new(buf))
+            .collect();
+        let mut rest = slices.as_mut_slice();
+        let mut at = offset;
+        while !rest.is_empty() {
+            let batch = rest.get(..MAX_IOVECS).unwrap_or(rest);
+            match pwritev(&self.file, batch, file_offset(at)?) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Cleared first: a write that comes while the sync runs leaves the file dirty.
+        let was_dirty = self.dirty.swap(false, Ordering::AcqRel);
+        let synced = self.file.sync_data();
+        if synced.is_err() && was_dirty {
+            self.dirty.store(true, Ordering::Release);
+        }
+        synced
+    }
+
+    /// fallocate(2); filesystems without it are fine.
+    fn allocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        self.writable()?;
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            match fallocate(&self.file, flags, file_offset(offset)?, file_offset(len)?) {
+                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl DirBacking {
+    /// Opens the mirror in the directory `path`, which must exist. Creates nothing.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(path: &Path) -> io::Result<DirBacking> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = File::from(open(path, flags, Mode::empty())?);
+        Ok(DirBacking {
+            root,
+            path: std::path::absolute(path)?,
+            handles: Mutex::new(Handles::with_limit(OPEN_SEGMENTS)),
+            lock: Mutex::default(),
+        })
+    }
+
+    /// The directory's path, absolute, as it was when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the lock of the mirror, until this object is dropped, and writes this process's
+    /// number into it. False if another process, or another object in this one, holds it. Asking
+    /// again while holding it is fine, and renews the number (after a fork).
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn lock(&self) -> io::Result<bool> {
+        let mut held = self.lock.lock();
+        let mut file = match held.take() {
+            Some(file) => file,
+            None => match self.acquire_lock()? {
+                Some(file) => file,
+                None => return Ok(false),
+            },
+        };
+        let written = file.set_len(0).and_then(|()| {
+            io::Seek::rewind(&mut file)?;
+            writeln!(file, "{}", std::process::id())
+        });
+        *held = Some(file);
+        // A full disk must not keep the pool from being opened: the number only informs.
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Number of the process that holds the lock, as it wrote it: to be asked after
+    /// [`DirBacking::lock`] returned false. After a crash the number of a dead process may remain.
+    pub fn lock_holder(&self) -> Option<u32> {
+        let file = self.open_at(Path::new(LOCK), OFlag::O_RDONLY).ok()?;
+        let mut text = [0; 16];
+        let len = read_full(&file, 0, &mut text).ok()?;
+        std::str::from_utf8(text.get(..len)?)
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    fn acquire_lock(&self) -> io::Result<Option<File>> {
+        loop {
+            let file = self.open_at(Path::new(LOCK), OFlag::O_RDWR | OFlag::O_CREAT)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(std::fs::TryLockError::Error(error)) => return Err(error),
+            }
+            // A lock on a deleted file excludes nobody: the next one creates another.
+            if file.metadata()?.nlink() > 0 {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Opens a path below the directory. Symbolic links are refused: what lies behind one may be
+    /// on another filesystem, where syncing the name would mean nothing.
+    fn open_at(&self, path: &Path, flags: OFlag) -> io::Result<File> {
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        loop {
+            match openat(&self.root, path, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Ok(fd) => return Ok(File::from(fd)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EMFILE | Errno::ENFILE) if self.handles.lock().evict(64) > 0 => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn open_dir(&self, path: &Path) -> io::Result<File> {
+        self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+    }
+
+    /// Opens for reading and writing, or for reading alone where that is all there is: a
+    /// filesystem that went read-only over an error can still serve good copies.
+    fn open_file(&self, file: FileName) -> io::Result<Handle> {
+        let path = file.path();
+        let (file, read_only) = match self.open_at(&path, OFlag::O_RDWR) {
+            Ok(file) => (file, None),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(errno @ (Errno::EROFS | Errno::EACCES | Errno::EPERM)) => {
+                    (self.open_at(&path, OFlag::O_RDONLY)?, Some(errno))
+                }
+                _ => return Err(error),
+            },
+        };
+        Ok(Handle {
+            file,
+            read_only,
+            dirty: AtomicBool::new(false),
+        })
+    }
+
+    /// The open file of that name. If its file was deleted it is opened again by name, except
+    /// when it held unsynced writes: those are lost, so it stays NotFound until it is created.
+    fn handle(&self, file: FileName) -> io::Result<Arc<Handle>> {
+        let cached = self.handles.lock().get(file);
+        if let Some(handle) = cached {
+            if !handle.is_gone()? {
+                return Ok(handle);
+            }
+            if handle.is_dirty() {
+                return Err(Errno::ENOENT.into());
+            }
+            self.forget(file);
+        }
+        let handle = Arc::new(self.open_file(file)?);
+        let mut handles = self.handles.lock();
+        // Another thread may have opened it meanwhile, and have written: keep that one.
+        match handles.get(file) {
+            Some(other) => Ok(other),
+            None => {
+                handles.insert(file, Arc::clone(&handle));
+                Ok(handle)
+            }
+        }
+    }
+
+    fn forget(&self, file: FileName) {
+        self.handles.lock().open.remove(&file);
+    }
+
+    fn make_parents(&self, file: FileName) -> io::Result<()> {
+        for dir in parents(file).iter().rev() {
+            match mkdirat(&self.root, dir, Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DirBacking {
+    fn drop(&mut self) {
+        if let Some(file) = self.lock.get_mut() {
+            // So that the number of a process that ended well does not look like a holder's.
+            let _ = file.set_len(0);
+        }
+    }
+}
+
+impl Backing for DirBacking {
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn create(&self, file: FileName) -> io::Result<()> {
+        let path = file.path();
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT;
+        let created = match self.open_at(&path, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_segment(file) => {
+                self.make_parents(file)?;
+                self.open_at(&path, flags)?
+            }
+            other => other?,
+        };
+        if is_rewritten(file) && created.metadata()?.len() == 0 {
+            avoid_copy_on_write(&created);
+        }
+        // A descriptor of a deleted predecessor stands in the way no longer.
+        let mut handles = self.handles.lock();
+        if let Some(old) = handles.get(file)
+            && old.is_gone()?
+        {
+            handles.open.remove(&file);
+        }
+        Ok(())
+    }
+
+    fn len(&self, file: FileName) -> io::Result<u64> {
+        Ok(self.handle(file)?.file.metadata()?.len())
+    }
+
+    fn allocated(&self, file: FileName) -> io::Result<u64> {
+        // st_blocks is in units of 512 bytes on every filesystem.
+        Ok(self.handle(file)?.file.metadata()?.blocks() * 512)
+    }
+
+    fn read_at(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.handle(file)?.read_at(offset, buf)
+    }
+
+    fn read_medium(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let handle = self.handle(file)?;
+        // On a descriptor of its own: an error of an earlier write must still reach sync().
+        let own = self.open_at(&file.path(), OFlag::O_RDONLY)?;
+        own.sync_data()?;
+        // Only a hint, and not every filesystem takes it.
+        let _ = posix_fadvise(
+            &own,
+            file_offset(offset)?,
+            file_offset(buf.len() as u64)?,
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        );
+        match read_direct(&own, offset, buf)? {
+            Some(len) => Ok(len),
+            None => handle.read_at(offset, buf),
+        }
+    }
+
+    fn write_at(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
+        self.handle(file)?.write_at(offset, buffers)
+    }
+
+    fn set_len(&self, file: FileName, len: u64) -> io::Result<()> {
+        let handle = self.handle(file)?;
+        handle.writable()?;
+        handle.dirty.store(true, Ordering::Release);
+        handle.file.set_len(len)
+    }
+
+    fn reserve(&self, file: FileName, offset: u64, len: u64) -> io::Result<()> {
+        self.handle(file)?
+            .allocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
+    }
+
+    fn punch(&self, file: FileName, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        self.handle(file)?.allocate(flags, offset, len)
+    }
+
+    fn sync(&self, file: FileName) -> io::Result<()> {
+        self.handle(file)?.sync()
+    }
+
+    fn sync_name(&self, file: FileName) -> io::Result<()> {
+        for dir in parents(file) {
+            match self.open_dir(&dir) {
+                Ok(dir) => dir.sync_all()?,
+                // The name of a file that was never created, or removed with its directory.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.root.sync_all()
+    }
+
+    fn remove(&self, file: FileName) -> io::Result<()> {
+        let removed = unlinkat(&self.root, &file.path(), UnlinkatFlags::NoRemoveDir);
+        self.forget(file);
+        match removed {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn segments(&self) -> io::Result<Vec<SegmentNo>> {
+        let mut found = Vec::new();
+        let Some(top) = list(&self.root, Path::new(SEGMENTS))? else {
+            return Ok(found);
+        };
+        for name in top {
+            let Some(low) = parse_hex(&name, 2) else {
+                continue;
+            };
+            let Some(files) = list(&self.root, &Path::new(SEGMENTS).join(&name))? else {
+                continue;
+            };
+            let numbers = files
+                .iter()
+                .filter_map(|file| parse_hex(file.strip_suffix(".seg")?, 16));
+            found.extend(numbers.filter(|number| number & 0xff == low).map(SegmentNo));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = fstatvfs(&self.root)?;
+        let unit = stat.fragment_size();
+        Ok(Space {
+            total: stat.blocks().saturating_mul(unit),
+            available: stat.blocks_available().saturating_mul(unit),
+        })
+    }
+
+    /// `ledger` below the path, as sled takes nothing but paths; none once the path leads to
+    /// another directory than the one that was opened.
+    fn ledger_dir(&self) -> Option<PathBuf> {
+        let ours = self.root.metadata().ok()?;
+        let now = fstatat(AT_FDCWD, &self.path, AtFlags::empty()).ok()?;
+        (ours.dev() == now.st_dev && ours.ino() == now.st_ino).then(|| self.path.join("ledger"))
+    }
+}
+
+const fn is_segment(file: FileName) -> bool {
+    matches!(file, FileName::Segment(_))
+}
+
+/// Whether parts of the file are written again and again in their place.
+const fn is_rewritten(file: FileName) -> bool {
+    matches!(
+        file,
+        FileName::Superblock | FileName::Journal | FileName::Index | FileName::Sums
+    )
+}
+
+/// The directories between the file and the mirror's directory, innermost first.
+fn parents(file: FileName) -> Vec<PathBuf> {
+    let path = file.path();
+    let between = path
+        .ancestors()
+        .skip(1)
+        .filter(|dir| !dir.as_os_str().is_empty());
+    between.map(Path::to_path_buf).collect()
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| Errno::EINVAL.into())
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match pread(file, &mut buf[done..], file_offset(offset + done as u64)?) {
+            Ok(0) => break,
+            Ok(len) => done += len,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// Reads past the page cache. None where the filesystem has no such reads, or where one leaves off
+/// before the end of the file. Sets O_DIRECT on the descriptor.
+fn read_direct(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    if fcntl(file, FcntlArg::F_SETFL(OFlag::O_DIRECT)).is_err() {
+        return Ok(None);
+    }
+    let mut memory = vec![0; buf.len().min(DIRECT_CHUNK) + 3 * DIRECT_ALIGN];
+    let lead = memory.as_ptr().align_offset(DIRECT_ALIGN);
+    let mut done = 0;
+    while done < buf.len() {
+        let at = offset + done as u64;
+        let skip = (at % DIRECT_ALIGN as u64) as usize;
+        let want = (buf.len() - done).min(DIRECT_CHUNK);
+        let span = (skip + want).next_multiple_of(DIRECT_ALIGN);
+        let Some(aligned) = memory.get_mut(lead..lead + span) else {
+            return Ok(None);
+        };
+        // One read: going on where it ended would not be aligned.
+        let got = match pread(file, aligned, file_offset(at - skip as u64)?) {
+            Ok(got) => got,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EINVAL) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let have = got.saturating_sub(skip).min(want);
+        buf[done..done + have].copy_from_slice(&aligned[skip..][..have]);
+        done += have;
+        if have < want {
+            let at_end = offset + done as u64 >= file.metadata()?.len();
+            return Ok(at_end.then_some(done));
+        }
+    }
+    Ok(Some(done))
+}
+
+/// Names in a directory below `root`, those that are UTF-8; none if the directory is not there.
+fn list(root: &File, path: &Path) -> io::Result<Option<Vec<String>>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let dir: OwnedFd = match openat(root, path, flags, Mode::empty()) {
+        Ok(dir) => dir,
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    // The standard library lists by path alone; this path leads to the descriptor.
+    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    let mut names = Vec::new();
+    // Without /proc this is NotFound, which must not read as "there are no segments".
+    let entries = std::fs::read_dir(&link)
+        .map_err(|error| io::Error::other(format!("cannot list {}: {error}", path.display())))?;
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(Some(names))
+}
+
+/// A number of exactly `digits` lower-case hexadecimal digits.
+fn parse_hex(text: &str, digits: usize) -> Option<u64> {
+    let proper = text.len() == digits
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if proper {
+        u64::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
+}
+
+/// Asks btrfs to write an empty file in place. Rewriting a copy-on-write file in place fragments
+/// it and makes each fdatasync commit metadata. The file loses the checksums of btrfs; it has ours.
+fn avoid_copy_on_write(file: &File) {
+    // FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_NOCOW_FL of <linux/fs.h>. The kernel defines the
+    // requests with `long` and transfers an `int`.
+    const FS_NOCOW_FL: libc::c_int = 0x0080_0000;
+    const FS_IOC_GETFLAGS: libc::Ioctl =
+        nix::request_code_read!(b'f', 1, size_of::<libc::c_long>());
+    const FS_IOC_SETFLAGS: libc::Ioctl =
+        nix::request_code_write!(b'f', 2, size_of::<libc::c_long>());
+    if !fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC) {
+        return;
+    }
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one int to the pointer.
+    let got = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_GETFLAGS, &raw mut flags) };
+    if got == 0 {
+        flags |= FS_NOCOW_FL;
+        // SAFETY: the descriptor is open, and the kernel reads one int from the pointer. That it
+        // may fail is fine: the file works either way.
+        let _ = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_SETFLAGS, &raw const flags) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: FileName = FileName::Segment(SegmentNo(0x1234));
+
+    fn mirror() -> (tempfile::TempDir, DirBacking) {
+        let dir = tempfile::tempdir().unwrap();
+        let backing = DirBacking::open(dir.path()).unwrap();
+        (dir, backing)
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n * 31 % 251) as u8).collect()
+    }
+
+    fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> io::ErrorKind {
+        result.unwrap_err().kind()
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_a_read_ends_with_the_file() {
+        let (_dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 3, &[b"ab", b"", b"cde"]).unwrap();
+        assert_eq!(mirror.len(SEGMENT).unwrap(), 8);
+        let mut buf = [0xff; 16];
+        assert_eq!(mirror.read_at(SEGMENT, 0, &mut buf).unwrap(), 8);
+        assert_eq!(&buf[..9], b"\0\0\0abcde\xff");
+        assert_eq!(mirror.read_at(SEGMENT, 8, &mut buf).unwrap(), 0);
+        assert_eq!(mirror.read_at(SEGMENT, 100, &mut buf).unwrap(), 0);
+    }
+
+    #[test]
+    fn more_buffers_than_one_system_call_takes_are_all_written() {
+        let (_dir, mirror) = mirror();
+        mirror.create(FileName::Journal).unwrap();
+        let data = pattern(3 * MAX_IOVECS + 7);
+        let parts: Vec<&[u8]> = data.chunks(1).collect();
+        mirror.write_at(FileName::Journal, 0, &parts).unwrap();
+        let mut back = vec![0; data.len()];
+        assert_eq!(
+            mirror.read_at(FileName::Journal, 0, &mut back).unwrap(),
+            data.len()
+        );
+        assert_eq!(back, data);
+    }
+
+    #[test]
+    fn creating_keeps_what_is_there_and_makes_private_directories() {
+        let (dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 0, &[b"x"]).unwrap();
+        mirror.create(SEGMENT).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+        mirror.sync_name(SEGMENT).unwrap();
+        assert_eq!(mirror.len(SEGMENT).unwrap(), 1);
+        let path = dir.path().join("segments/34/0000000000001234.seg");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            dir.path().join("segments/34").metadata().unwrap().mode() & 0o777,
+            0o700
+        );
+    }
+
+    #[test]
+    fn a_file_deleted_behind_our_back_is_not_found() {
+        let (dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 0, &[&[7; 512]]).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+        std::fs::remove_file(dir.path().join(SEGMENT.path())).unwrap();
+        let mut buf = [0; 8];
+        assert_eq!(
+            kind(mirror.read_at(SEGMENT, 0, &mut buf)),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(
+            kind(mirror.read_medium(SEGMENT, 0, &mut buf)),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(
+            kind(mirror.write_at(SEGMENT, 0, &[b"x"])),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(kind(mirror.sync(SEGMENT)), io::ErrorKind::NotFound);
+        assert_eq!(kind(mirror.len(SEGMENT)), io::ErrorKind::NotFound);
+        mirror.create(SEGMENT).unwrap();
+        assert_eq!(mirror.len(SEGMENT).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_file_replaced_behind_our_back_is_read_by_its_name() {
+        let (dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 0, &[b"old"]).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+        std::fs::write(dir.path().join("other"), b"new").unwrap();
+        std::fs::rename(dir.path().join("other"), dir.path().join(SEGMENT.path())).unwrap();
+        let mut buf = [0; 3];
+        mirror.read_at(SEGMENT, 0, &mut buf).unwrap();
+        assert_eq!(&buf, b"new");
+    }
+
+    #[test]
+    fn unsynced_writes_to_a_replaced_file_are_not_taken_for_synced() {
+        let (dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 0, &[b"unsynced"]).unwrap();
+        std::fs::write(dir.path().join("other"), b"new").unwrap();
+        std::fs::rename(dir.path().join("other"), dir.path().join(SEGMENT.path())).unwrap();
+        assert_eq!(kind(mirror.sync(SEGMENT)), io::ErrorKind::NotFound);
+        assert_eq!(kind(mirror.sync(SEGMENT)), io::ErrorKind::NotFound);
+        mirror.create(SEGMENT).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+    }
+
+    #[test]
+    fn a_moved_directory_is_still_the_mirror() {
+        let outer = tempfile::tempdir().unwrap();
+        let (before, after) = (outer.path().join("before"), outer.path().join("after"));
+        std::fs::create_dir(&before).unwrap();
+        let mirror = DirBacking::open(&before).unwrap();
+        assert_eq!(mirror.ledger_dir(), Some(before.join("ledger")));
+        std::fs::rename(&before, &after).unwrap();
+        std::fs::create_dir(&before).unwrap();
+        mirror.create(FileName::Index).unwrap();
+        assert!(after.join("index").exists());
+        assert!(!before.join("index").exists());
+        assert_eq!(mirror.ledger_dir(), None);
+    }
+
+    #[test]
+    fn reserving_keeps_the_length_and_punching_frees_blocks() {
+        let (_dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        mirror.reserve(SEGMENT, 0, 1 << 20).unwrap();
+        assert_eq!(mirror.len(SEGMENT).unwrap(), 0);
+        mirror.write_at(SEGMENT, 0, &[&pattern(1 << 20)]).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+        let before = mirror.allocated(SEGMENT).unwrap();
+        mirror.punch(SEGMENT, 4096, 512 << 10).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+        assert!(mirror.allocated(SEGMENT).unwrap() <= before - (512 << 10));
+        assert_eq!(mirror.len(SEGMENT).unwrap(), 1 << 20);
+        let mut buf = [1; 4097];
+        mirror.read_at(SEGMENT, 4095, &mut buf).unwrap();
+        assert_eq!(buf[0], pattern(4096)[4095]);
+        assert!(buf[1..].iter().all(|byte| *byte == 0));
+        mirror.punch(SEGMENT, 0, 0).unwrap();
+    }
+
+    #[test]
+    fn the_medium_holds_what_was_written_at_any_alignment() {
+        let (_dir, mirror) = mirror();
+        mirror.create(SEGMENT).unwrap();
+        let data = pattern((2 << 20) + 5000);
+        mirror.write_at(SEGMENT, 0, &[&data]).unwrap();
+        let ends = [
+            (0, data.len()),
+            (1, 4096),
+            (4095, 2),
+            (4096, 4096),
+            (8191, DIRECT_CHUNK + 1),
+        ];
+        for (offset, len) in ends.into_iter().chain([(2 << 20, 9000), (data.len(), 10)]) {
+            let mut buf = vec![0; len];
+            let got = mirror
+                .read_medium(SEGMENT, offset as u64, &mut buf)
+                .unwrap();
+            assert_eq!(got, len.min(data.len() - offset), "{offset}+{len}");
+            assert_eq!(buf[..got], data[offset..][..got], "{offset}+{len}");
+        }
+    }
+
+    #[test]
+    fn the_lock_excludes_a_second_holder_and_names_the_first() {
+        let (dir, first) = mirror();
+        let second = DirBacking::open(dir.path()).unwrap();
+        assert!(first.lock().unwrap());
+        assert!(first.lock().unwrap());
+        assert!(!second.lock().unwrap());
+        assert_eq!(second.lock_holder(), Some(std::process::id()));
+        drop(first);
+        assert_eq!(second.lock_holder(), None);
+        assert!(second.lock().unwrap());
+    }
+
+    #[test]
+    fn removing_is_idempotent() {
+        let (_dir, mirror) = mirror();
+        mirror.remove(SEGMENT).unwrap();
+        mirror.sync_name(SEGMENT).unwrap();
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 0, &[b"x"]).unwrap();
+        mirror.remove(SEGMENT).unwrap();
+        mirror.remove(SEGMENT).unwrap();
+        mirror.sync_name(SEGMENT).unwrap();
+        assert_eq!(kind(mirror.len(SEGMENT)), io::ErrorKind::NotFound);
+        assert!(mirror.segments().unwrap().is_empty());
+    }
+
+    #[test]
+    fn listing_segments_ignores_foreign_names() {
+        let (dir, mirror) = mirror();
+        assert_eq!(mirror.segments().unwrap(), []);
+        for number in [0xffff, 2, 0x102, u64::MAX] {
+            mirror.create(FileName::Segment(SegmentNo(number))).unwrap();
+        }
+        let top = dir.path().join("segments");
+        for foreign in [
+            "02/0000000000000002.seg~",
+            "02/0000000000000003.seg",
+            "02/000000000000A002.seg",
+            "02/+00000000000002.seg",
+            "02/102.seg",
+            "lost+found",
+        ] {
+            std::fs::write(top.join(foreign), b"").unwrap();
+        }
+        let expected = [2, 0x102, 0xffff, u64::MAX].map(SegmentNo);
+        assert_eq!(mirror.segments().unwrap(), expected);
+    }
+
+    #[test]
+    fn the_cache_of_descriptors_is_bounded_but_keeps_unsynced_files_open() {
+        let mut handles = Handles::with_limit(8);
+        let file = tempfile::tempfile().unwrap();
+        let handle = |dirty: bool| {
+            let file = file.try_clone().unwrap();
+            Arc::new(Handle {
+                file,
+                read_only: None,
+                dirty: AtomicBool::new(dirty),
+            })
+        };
+        handles.insert(FileName::Journal, handle(false));
+        for number in 0..100 {
+            handles.insert(FileName::Segment(SegmentNo(number)), handle(number == 5));
+        }
+        assert_eq!(handles.open.len(), 8);
+        assert!(handles.get(FileName::Journal).is_some());
+        assert!(handles.get(FileName::Segment(SegmentNo(5))).is_some());
+        assert!(handles.get(FileName::Segment(SegmentNo(6))).is_none());
+        assert!(handles.get(FileName::Segment(SegmentNo(99))).is_some());
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let (dir, mirror) = mirror();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("journal")).unwrap();
+        assert!(mirror.len(FileName::Journal).is_err());
+        assert!(mirror.create(FileName::Journal).is_err());
+    }
+
+    #[test]
+    fn space_is_that_of_the_filesystem_below() {
+        let (_dir, mirror) = mirror();
+        let space = mirror.space().unwrap();
+        assert!(space.total > 0 && space.available <= space.total);
+    }
+}
