@@ -13,14 +13,16 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::format::SegmentNo;
 
 pub mod dir;
+mod shadow;
 pub mod sim;
 
 pub use dir::DirBacking;
+pub use shadow::Shadow;
 
 /// The files in a mirror directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,4 +169,24 @@ pub trait Backing: fmt::Debug + Send + Sync {
     fn ledger_dir(&self) -> Option<PathBuf> {
         None
     }
+}
+
+/// Renames what cannot be used out of the way, to a name of its own beside it, and returns that.
+///
+/// # Errors
+/// As rename(2).
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    for number in 1..u32::MAX {
+        let aside = path.with_file_name(format!("{name}.broken-{number}"));
+        if !aside.try_exists()? {
+            std::fs::rename(path, &aside)?;
+            return Ok(aside);
+        }
+    }
+    Err(io::Error::other("too many broken ones are there already"))
 }

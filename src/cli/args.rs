@@ -1,0 +1,246 @@
+//! The command lines, as clap reads them. What an argument means is told in its command's file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// A mirrored, checksummed, self-healing filesystem over ordinary directories.
+#[derive(Debug, Parser)]
+#[command(name = "mendfs", version, arg_required_else_help = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a pool of two or more directories
+    Format(FormatArgs),
+    /// Mount a pool
+    Mount(MountArgs),
+    /// Tell how a pool is
+    Status(StatusArgs),
+    /// Check a pool that is not mounted
+    Check(CheckArgs),
+}
+
+/// Arguments of `mendfs format` and mkfs.mendfs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mkfs.mendfs",
+    version,
+    about = "Make a pool of two or more directories"
+)]
+pub(super) struct FormatArgs {
+    /// Name of the pool, shown by `mendfs status`
+    #[arg(long, short = 'L', default_value = "")]
+    pub(super) label: String,
+    /// Checksum of data and metadata
+    #[arg(long, value_enum, default_value_t = Checksum::Crc32)]
+    pub(super) checksum: Checksum,
+    /// Size of the journal, such as 64M; by default 64 MiB, less on a small disk
+    #[arg(long, value_name = "SIZE", value_parser = journal_size)]
+    pub(super) journal_size: Option<u64>,
+    /// Make the pool even if a directory is not empty or is a mirror of another pool
+    #[arg(long, short)]
+    pub(super) force: bool,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Directories to mirror to, best on different disks
+    #[arg(required = true, num_args = 1.., value_name = "DIR")]
+    pub(super) directories: Vec<PathBuf>,
+}
+
+fn journal_size(text: &str) -> Result<u64, String> {
+    const RANGE: std::ops::RangeInclusive<u64> = 4 << 20..=16 << 30;
+    match super::options::size(text) {
+        Some(size) if RANGE.contains(&size) => Ok(size),
+        Some(_) => Err("a journal has 4M to 16G".to_owned()),
+        None => Err("not a size".to_owned()),
+    }
+}
+
+/// Checksum algorithms by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Checksum {
+    /// CRC-32: 4 bytes for each 4 KiB, practically free
+    Crc32,
+    /// XXH3: 8 bytes
+    Xxh3,
+    /// BLAKE3: 32 bytes, cryptographic
+    Blake3,
+    /// SHA-256: 32 bytes, cryptographic
+    Sha256,
+}
+
+/// Arguments of `mendfs mount`.
+#[derive(Debug, Args)]
+pub(super) struct MountArgs {
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long)]
+    pub(super) foreground: bool,
+    /// Mount options, separated by commas; see mendfs(5)
+    #[arg(short, value_name = "OPTIONS", action = ArgAction::Append)]
+    pub(super) options: Vec<OsString>,
+    /// The mirror directories, separated by colons
+    #[arg(value_name = "DIR1:DIR2")]
+    pub(super) source: OsString,
+    /// The directory to mount on
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(super) mount_point: PathBuf,
+}
+
+/// Arguments that mount(8) gives its helpers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mount.mendfs",
+    version,
+    about = "Mount a mendfs pool; run by mount(8)"
+)]
+pub(super) struct HelperArgs {
+    /// The mirror directories, separated by colons
+    #[arg(value_name = "DIR1:DIR2")]
+    pub(super) source: OsString,
+    /// The directory to mount on
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(super) mount_point: PathBuf,
+    /// Mount options, separated by commas
+    #[arg(short, value_name = "OPTIONS", action = ArgAction::Append)]
+    pub(super) options: Vec<OsString>,
+    /// Check everything, but do not mount
+    #[arg(short, long = "fake")]
+    pub(super) fake: bool,
+    /// Ignore mount options that are not known
+    #[arg(short)]
+    pub(super) sloppy: bool,
+    /// Do not write to /etc/mtab, which mendfs never does
+    #[arg(short)]
+    pub(super) no_mtab: bool,
+    /// Say what is done
+    #[arg(short)]
+    pub(super) verbose: bool,
+    /// Mount read-only
+    #[arg(short, long = "read-only")]
+    pub(super) read_only: bool,
+    /// Mount read-write, the default
+    #[arg(short = 'w', long = "rw", overrides_with = "read_only")]
+    pub(super) read_write: bool,
+    /// Mount namespace; mount(8) has entered it
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    pub(super) namespace: Option<OsString>,
+    /// Filesystem type
+    #[arg(short = 't', value_name = "TYPE")]
+    pub(super) kind: Option<OsString>,
+}
+
+/// Arguments that umount(8) gives its helpers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "umount.mendfs",
+    version,
+    about = "Unmount a mendfs pool and wait until it is closed; run by umount(8)"
+)]
+pub(super) struct UmountArgs {
+    /// The mount point
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(super) mount_point: PathBuf,
+    /// End the connection even if requests are under way
+    #[arg(short)]
+    pub(super) force: bool,
+    /// Detach now and close when it is no longer busy
+    #[arg(short)]
+    pub(super) lazy: bool,
+    /// Do not write to /etc/mtab, which mendfs never does
+    #[arg(short)]
+    pub(super) no_mtab: bool,
+    /// If it is busy, make the mount read-only instead
+    #[arg(short)]
+    pub(super) read_only: bool,
+    /// Say what is done
+    #[arg(short)]
+    pub(super) verbose: bool,
+    /// Mount namespace; umount(8) has entered it
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    pub(super) namespace: Option<OsString>,
+    /// Filesystem type
+    #[arg(short = 't', value_name = "TYPE")]
+    pub(super) kind: Option<OsString>,
+}
+
+/// Arguments of `mendfs status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where the pool is mounted, or its mirror directories if it is not
+    #[arg(value_name = "MOUNTPOINT|DIR1:DIR2")]
+    pub(super) target: OsString,
+}
+
+/// Arguments of `mendfs check` and fsck.mendfs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fsck.mendfs",
+    version,
+    about = "Check a pool that is not mounted"
+)]
+pub(super) struct CheckArgs {
+    /// Recover the pool and rewrite bad copies; without it nothing is changed
+    #[arg(long, short = 'p', visible_short_alias = 'a')]
+    pub(super) repair: bool,
+    /// Change nothing, whatever else is given
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The mirror directories, separated by colons
+    #[arg(value_name = "DIR1:DIR2")]
+    pub(super) source: OsString,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_lines_are_consistent() {
+        Cli::command().debug_assert();
+        FormatArgs::command().debug_assert();
+        HelperArgs::command().debug_assert();
+        UmountArgs::command().debug_assert();
+        CheckArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn the_helper_takes_what_mount_gives_it() {
+        let args = HelperArgs::try_parse_from([
+            "mount.mendfs",
+            "/a:/b",
+            "/mnt",
+            "-sfnv",
+            "-N",
+            "/proc/1/ns/mnt",
+            "-o",
+            "rw,noatime",
+            "-t",
+            "fuse.mendfs",
+        ])
+        .unwrap();
+        assert!(args.sloppy && args.fake && args.no_mtab && args.verbose);
+        assert_eq!(args.options, ["rw,noatime"]);
+    }
+
+    #[test]
+    fn options_may_be_given_more_than_once() {
+        let args =
+            HelperArgs::try_parse_from(["mount.mendfs", "-o", "ro", "/a", "/m", "-o", "dev"]);
+        assert_eq!(args.unwrap().options, ["ro", "dev"]);
+    }
+}

@@ -1,0 +1,719 @@
+//! Translation of each FUSE request into one [`Vfs`] call and its reply.
+//!
+//! Invariants:
+//! - every reply that carries an entry hands the kernel exactly one reference that the vfs counted;
+//! - nothing that waits for a sync runs on an event loop;
+//! - a panic ends the process. Going on with half an operation in memory could end on disk; a crash
+//!   is a prefix of history that the next mount recovers, and applications see that it happened.
+//!
+//! Control files have a new inode number at each lookup and are never cached by name: under the
+//! writeback cache the kernel keeps a file's size and pages for as long as it knows the inode, and
+//! with opens that send no message there is no place to ask for direct I/O.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::blocking::Blocking;
+use super::convert;
+use super::listing;
+use super::privilege;
+use super::reply::{self, Context, Fail};
+use super::seek::{self, Target};
+use crate::format::Ino;
+use crate::vfs::{self, Caller, SetAttr, Vfs};
+
+/// Largest read, write and readahead request in bytes.
+const MAX_REQUEST: u32 = 1 << 20;
+/// Requests without a waiting caller (readahead, writeback) that the kernel may have under way.
+const MAX_BACKGROUND: u16 = 64;
+/// Threads that may wait for a sync at the same time.
+const SYNC_THREADS: usize = 32;
+/// Most bytes that one `copy_file_range` request copies; the kernel or its caller asks again.
+const MAX_COPY: u64 = 1 << 30;
+
+/// What is asked of the kernel, if it can do it. Deliberately not asked for:
+/// - POSIX_LOCKS, FLOCK_LOCKS: locks stay in the kernel, which is right with one machine;
+/// - ATOMIC_O_TRUNC: O_TRUNC must come as a `setattr`, since no open comes;
+/// - DONT_MASK: the kernel applies the umask;
+/// - SETXATTR_EXT, POSIX_ACL: fuser 0.18 does not decode the longer request;
+/// - SPLICE_*: they describe how the server moves data and change nothing for one that reads
+///   and writes.
+const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
+    .union(InitFlags::FUSE_BIG_WRITES)
+    .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_ASYNC_DIO)
+    .union(InitFlags::FUSE_WRITEBACK_CACHE)
+    .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
+    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_EXPORT_SUPPORT);
+
+/// The filesystem as fuser sees it.
+pub(super) struct Adapter {
+    vfs: Arc<Vfs>,
+    /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
+    blocking: Blocking,
+    /// What the kernel can do of what we want.
+    granted: InitFlags,
+    /// The way to tell the kernel something unasked; there once there is a session.
+    notifier: Arc<OnceLock<Notifier>>,
+}
+
+impl Adapter {
+    pub(super) fn new(vfs: Arc<Vfs>, notifier: Arc<OnceLock<Notifier>>) -> Adapter {
+        let blocking = Blocking::new(SYNC_THREADS);
+        Adapter {
+            vfs,
+            blocking,
+            granted: InitFlags::empty(),
+            notifier,
+        }
+    }
+
+    /// An open as the kernel falls back to it where opens cannot go without a message.
+    fn open_with_message(&self, no_message: InitFlags, flags: FopenFlags, reply: ReplyOpen) {
+        if self.granted.contains(no_message) {
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(FileHandle(0), flags);
+        }
+    }
+}
+
+fn caller(request: &Request, umask: u32) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+        umask,
+    }
+}
+
+thread_local! {
+    /// One read's bytes: kept, so that a read costs no allocation.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.granted = config.capabilities() & WANTED;
+        if let Err(refused) = config.add_capabilities(self.granted) {
+            log::warn!("the kernel refuses {refused:?}");
+        }
+        // Each of these answers with the nearest value that is possible.
+        let _ = config
+            .set_max_write(MAX_REQUEST)
+            .map_err(|near| config.set_max_write(near));
+        let _ = config.set_max_readahead(4 * MAX_REQUEST).map_err(|near| {
+            // Not an error: the kernel offers its default here; the mount's read-ahead is raised
+            // through sysfs once there is a mount.
+            config.set_max_readahead(near)
+        });
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        log::debug!("FUSE {} with {:?}", config.kernel_abi(), self.granted);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let parent = convert::ino(parent);
+        let context = Context("lookup", parent);
+        let _guard = context.guard();
+        // "." and ".." come only for a file handle of an NFS client that the kernel no longer knows.
+        let result = match name.as_bytes() {
+            b"." => self.vfs.reference(parent),
+            b".." => self
+                .vfs
+                .parent(parent)
+                .and_then(|parent| self.vfs.reference(parent)),
+            name => match self.vfs.lookup(parent, name) {
+                Err(error)
+                    if error.errno() == nix::errno::Errno::ENOENT && !vfs::is_control(parent) =>
+                {
+                    return reply::absent(reply);
+                }
+                result => result,
+            },
+        };
+        reply::entry(context, result, reply);
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        let ino = convert::ino(ino);
+        let _guard = Context("forget", ino).guard();
+        self.vfs.forget(ino, count);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let ino = convert::ino(ino);
+        let context = Context("getattr", ino);
+        let _guard = context.guard();
+        reply::attr(context, self.vfs.getattr(ino), reply);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("setattr", ino);
+        let _guard = context.guard();
+        let owner_changes = uid.is_some() || gid.is_some();
+        let kill_suid = match self.must_clear(request, ino, owner_changes, size.is_some()) {
+            Ok(must) => must,
+            Err(error) => return reply.fail(context, &error),
+        };
+        let change = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+            ctime: ctime.map(convert::set_ctime),
+            kill_suid,
+        };
+        reply::attr(
+            context,
+            self.vfs.setattr(&caller(request, 0), ino, &change),
+            reply,
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        let ino = convert::ino(ino);
+        let context = Context("readlink", ino);
+        let _guard = context.guard();
+        match self.vfs.readlink(ino) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.fail(context, &error),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let parent = convert::ino(parent);
+        let context = Context("mknod", parent);
+        let _guard = context.guard();
+        let caller = caller(request, umask);
+        let result = self.vfs.mknod(&caller, parent, name.as_bytes(), mode, rdev);
+        reply::entry(context, result, reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let parent = convert::ino(parent);
+        let context = Context("mkdir", parent);
+        let _guard = context.guard();
+        let result = self
+            .vfs
+            .mkdir(&caller(request, umask), parent, name.as_bytes(), mode);
+        reply::entry(context, result, reply);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let parent = convert::ino(parent);
+        let context = Context("unlink", parent);
+        let _guard = context.guard();
+        reply::empty(
+            context,
+            self.vfs
+                .unlink(&caller(request, 0), parent, name.as_bytes()),
+            reply,
+        );
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let parent = convert::ino(parent);
+        let context = Context("rmdir", parent);
+        let _guard = context.guard();
+        reply::empty(
+            context,
+            self.vfs.rmdir(&caller(request, 0), parent, name.as_bytes()),
+            reply,
+        );
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let parent = convert::ino(parent);
+        let context = Context("symlink", parent);
+        let _guard = context.guard();
+        let target = target.as_os_str().as_bytes();
+        let result = self
+            .vfs
+            .symlink(&caller(request, 0), parent, name.as_bytes(), target);
+        reply::entry(context, result, reply);
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (parent, new_parent) = (convert::ino(parent), convert::ino(new_parent));
+        let context = Context("rename", parent);
+        let _guard = context.guard();
+        let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
+        let caller = caller(request, 0);
+        let result = self
+            .vfs
+            .rename(&caller, parent, name, new_parent, new_name, flags.bits());
+        reply::empty(context, result, reply);
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (ino, new_parent) = (convert::ino(ino), convert::ino(new_parent));
+        let context = Context("link", ino);
+        let _guard = context.guard();
+        let result = self
+            .vfs
+            .link(&caller(request, 0), ino, new_parent, new_name.as_bytes());
+        reply::entry(context, result, reply);
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.open_with_message(
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            FopenFlags::FOPEN_KEEP_CACHE,
+            reply,
+        );
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        // From now on the kernel sends MKNOD and opens without a message. An answered CREATE would
+        // make it send a RELEASE for each file.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("read", ino);
+        let _guard = context.guard();
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            match self.vfs.read(ino, offset, size as usize, buffer) {
+                Ok(()) => reply.data(buffer),
+                Err(error) => reply.fail(context, &error),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        flags: WriteFlags,
+        _open_flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("write", ino);
+        let _guard = context.guard();
+        let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let result = self
+            .vfs
+            .write(ino, offset, data, kill)
+            .map(|len| len as u64);
+        reply::written(context, result, reply);
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync("fsync", ino, data_only, reply);
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.open_with_message(
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            reply,
+        );
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("readdir", ino);
+        let _guard = context.guard();
+        let result = self.vfs.readdir(ino, cookie, &mut |item| {
+            let name = OsStr::from_bytes(item.name);
+            !reply.add(
+                INodeNo(item.ino.0),
+                item.cookie,
+                convert::file_type(item.kind),
+                name,
+            )
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.fail(context, &error),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("readdirplus", ino);
+        let _guard = context.guard();
+        match listing::fill_plus(&self.vfs, ino, cookie, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.fail(context, &error),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync("fsyncdir", ino, data_only, reply);
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let context = Context("statfs", convert::ino(ino));
+        let _guard = context.guard();
+        match self.vfs.statfs() {
+            Ok(stat) => reply.statfs(
+                stat.blocks,
+                stat.free,
+                stat.available,
+                stat.files,
+                stat.files_free,
+                stat.block_size,
+                stat.name_max,
+                stat.block_size,
+            ),
+            Err(error) => reply.fail(context, &error),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("setxattr", ino);
+        let _guard = context.guard();
+        let caller = caller(request, 0);
+        let flags = flags.cast_unsigned();
+        reply::empty(
+            context,
+            self.vfs
+                .setxattr(&caller, ino, name.as_bytes(), value, flags),
+            reply,
+        );
+    }
+
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("getxattr", ino);
+        let _guard = context.guard();
+        let result = self.vfs.getxattr(&caller(request, 0), ino, name.as_bytes());
+        reply::xattr(context, result, size, reply);
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let ino = convert::ino(ino);
+        let context = Context("listxattr", ino);
+        let _guard = context.guard();
+        reply::xattr(
+            context,
+            self.vfs.listxattr(&caller(request, 0), ino),
+            size,
+            reply,
+        );
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let ino = convert::ino(ino);
+        let context = Context("removexattr", ino);
+        let _guard = context.guard();
+        let result = self
+            .vfs
+            .removexattr(&caller(request, 0), ino, name.as_bytes());
+        reply::empty(context, result, reply);
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("fallocate", ino);
+        let _guard = context.guard();
+        let result = self
+            .clear_set_id(request, ino)
+            .and_then(|()| self.vfs.fallocate(ino, offset, length, mode));
+        reply::empty(context, result, reply);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let ino = convert::ino(ino);
+        let context = Context("lseek", ino);
+        let _guard = context.guard();
+        let Some(target) = Target::of(whence) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let answer = self.vfs.lseek(ino, offset, target.whence());
+        let Some(doubtful) = seek::doubtful(target, offset, &answer) else {
+            return reply::offset(context, answer, reply);
+        };
+        // Not here: the kernel's writes in answer to the notification come to the event loops.
+        let (vfs, notifier) = (Arc::clone(&self.vfs), Arc::clone(&self.notifier));
+        self.blocking.run(move || {
+            let _guard = context.guard();
+            seek::write_out(&notifier, ino, doubtful);
+            reply::offset(context, vfs.lseek(ino, offset, target.whence()), reply);
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        ino_in: INodeNo,
+        _handle_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _handle_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = (convert::ino(ino_in), convert::ino(ino_out));
+        let context = Context("copy_file_range", from);
+        if let Err(error) = self.clear_set_id(request, to) {
+            return reply.fail(context, &error);
+        }
+        let vfs = Arc::clone(&self.vfs);
+        // Up to a gigabyte may have to be read and written.
+        self.blocking.run(move || {
+            let _guard = context.guard();
+            let result = vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY));
+            reply::written(context, result, reply);
+        });
+    }
+
+    // Not ours to do. The rest of what fuser knows is never asked for, given the flags and mount
+    // options that we use: access, locks, bmap.
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+impl Adapter {
+    /// Leaves the event loop and syncs.
+    fn sync(&self, operation: &'static str, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
+        let ino = convert::ino(ino);
+        let context = Context(operation, ino);
+        let vfs = Arc::clone(&self.vfs);
+        self.blocking.run(move || {
+            let _guard = context.guard();
+            reply::empty(context, vfs.fsync(ino, data_only), reply);
+        });
+    }
+
+    /// Whether `setattr` must clear set-user-ID and set-group-ID.
+    fn must_clear(
+        &self,
+        request: &Request,
+        ino: Ino,
+        owner_changes: bool,
+        size_changes: bool,
+    ) -> vfs::Result<bool> {
+        // Without HANDLE_KILLPRIV_V2 the kernel sends changes of mode of its own.
+        if !(owner_changes || size_changes)
+            || !self.granted.contains(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+            || !privilege::has_set_id(&self.vfs.getattr(ino)?)
+        {
+            return Ok(false);
+        }
+        Ok(owner_changes || !privilege::may_keep_set_id(request.pid()))
+    }
+
+    /// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops its
+    /// own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
+    fn clear_set_id(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
+        if self.must_clear(request, ino, false, true)? {
+            let change = SetAttr {
+                kill_suid: true,
+                ..SetAttr::default()
+            };
+            self.vfs.setattr(&caller(request, 0), ino, &change)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Replies: results of the vfs in the form the kernel takes, and what is said about errors.
+//!
+//! An error that means damage (EIO) is logged here, once, with operation and inode; errors that
+//! answer the caller's own question (ENOENT, EEXIST, ENOSPC and the like) are not.
+
+use std::time::Duration;
+
+use fuser::{
+    Errno, Generation, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+
+use super::convert;
+use crate::format::Ino;
+use crate::vfs::{self, Attr, VfsError};
+
+/// How long the kernel may believe what we told it. It makes every change itself, so this bounds
+/// nothing but our own mistakes.
+const CACHED: Duration = Duration::from_secs(24 * 60 * 60);
+/// For what changes without the kernel: the control directory.
+pub(super) const NOT_CACHED: Duration = Duration::ZERO;
+
+/// How long name and attributes of an inode may be cached.
+pub(super) fn lifetime(ino: Ino) -> Duration {
+    if vfs::is_control(ino) {
+        NOT_CACHED
+    } else {
+        CACHED
+    }
+}
+
+/// What an error or a panic is reported with.
+#[derive(Clone, Copy)]
+pub(super) struct Context(pub(super) &'static str, pub(super) Ino);
+
+impl Context {
+    /// Damage is loud, everything else is the caller's business.
+    pub(super) fn log(self, error: &VfsError) {
+        if error.errno() == nix::errno::Errno::EIO {
+            log::error!("{} of inode {}: {error}", self.0, self.1);
+        }
+    }
+
+    /// A guard for the length of the operation; see the module's text on panics.
+    pub(super) fn guard(self) -> AbortOnPanic {
+        AbortOnPanic(self)
+    }
+}
+
+pub(super) struct AbortOnPanic(Context);
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error!(
+                "{} of inode {} panicked: mendfs stops here",
+                self.0.0,
+                self.0.1
+            );
+            log::logger().flush();
+            std::process::abort();
+        }
+    }
+}
+
+/// The replies that can be an error.
+pub(super) trait Fail: Sized {
+    /// Replies with the error number.
+    fn errno(self, errno: Errno);
+
+    /// Replies with the error, logged if it means damage.
+    fn fail(self, context: Context, error: &VfsError) {
+        context.log(error);
+        self.errno(convert::errno(error));
+    }
+}
+
+macro_rules! fail {
+    ($($reply:ty),*) => { $(
+        impl Fail for $reply {
+            fn errno(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )* };
+}
+
+fail!(
+    ReplyAttr,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+pub(super) fn empty(context: Context, result: vfs::Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.fail(context, &error),
+    }
+}
+
+pub(super) fn attr(context: Context, result: vfs::Result<Attr>, reply: ReplyAttr) {
+    match result {
+        Ok(attr) => reply.attr(&lifetime(attr.ino), &convert::file_attr(&attr)),
+        Err(error) => reply.fail(context, &error),
+    }
+}
+
+/// Answers with the value, its length if nothing but that was asked, or ERANGE.
+pub(super) fn xattr(context: Context, result: vfs::Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) => match u32::try_from(value.len()) {
+            Ok(len) if size == 0 => reply.size(len),
+            Ok(len) if len <= size => reply.data(&value),
+            Ok(_) => reply.error(Errno::ERANGE),
+            Err(_) => reply.error(Errno::E2BIG),
+        },
+        Err(error) => reply.fail(context, &error),
+    }
+}
+
+pub(super) fn written(context: Context, result: vfs::Result<u64>, reply: ReplyWrite) {
+    match result {
+        // Never more than the request asked for, and that is below 4 GiB.
+        Ok(len) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
+        Err(error) => reply.fail(context, &error),
+    }
+}
+
+pub(super) fn entry(context: Context, result: vfs::Result<Attr>, reply: ReplyEntry) {
+    match result {
+        Ok(attr) => reply.entry(
+            &lifetime(attr.ino),
+            &convert::file_attr(&attr),
+            convert::generation(&attr),
+        ),
+        Err(error) => reply.fail(context, &error),
+    }
+}
+
+/// Says that there is no such name, which the kernel then need not ask again.
+pub(super) fn absent(reply: ReplyEntry) {
+    reply.entry(&CACHED, &convert::absent(), Generation(0));
+}
+
+pub(super) fn offset(context: Context, result: vfs::Result<u64>, reply: ReplyLseek) {
+    match result.map(i64::try_from) {
+        Ok(Ok(found)) => reply.offset(found),
+        Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
+        Err(error) => reply.fail(context, &error),
+    }
+}

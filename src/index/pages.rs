@@ -1,0 +1,330 @@
+//! The storage that redb sees: mirrored pages, verified on every read.
+//!
+//! What redb writes is staged in memory until a checkpoint puts it on the mirrors, so between
+//! checkpoints the index on disk does not change. A page is read from a mirror only if the
+//! page-sum table knows it, and handed out only if it matches; a bad copy is repaired under the
+//! same lock that staging takes, so that an old page never overwrites a newer one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::sums::SumsTable;
+use crate::backing::FileName;
+use crate::format::{Algorithm, BLOCK, BLOCK_U64, CheckpointBegin, CheckpointDone, Lsn, SumEntry};
+use crate::mirrors::{MirrorError, MirrorSet, Place};
+
+/// Pages written in one go at most.
+const RUN_PAGES: usize = 256;
+
+type Page = Box<[u8; BLOCK]>;
+
+#[derive(Debug)]
+struct Shared {
+    sums: SumsTable,
+    /// Length as redb sees it.
+    len: u64,
+    /// Length as of the last checkpoint; beyond it nothing on disk counts.
+    committed_len: u64,
+    /// Pages that redb wrote since then.
+    staged: BTreeMap<u32, Page>,
+    /// Bytes from the start of the file for which every mirror has space reserved.
+    reserved: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct PageStore {
+    mirrors: Arc<MirrorSet>,
+    algorithm: Algorithm,
+    /// Bytes to keep reserved beyond the last page in use, so that a checkpoint on a full disk
+    /// finds room.
+    reserve: u64,
+    shared: RwLock<Shared>,
+}
+
+impl PageStore {
+    pub(super) fn new(
+        mirrors: Arc<MirrorSet>,
+        algorithm: Algorithm,
+        reserve: u64,
+        sums: SumsTable,
+        len: u64,
+    ) -> PageStore {
+        let shared = Shared {
+            sums,
+            len,
+            committed_len: len,
+            staged: BTreeMap::new(),
+            reserved: 0,
+        };
+        PageStore {
+            mirrors,
+            algorithm,
+            reserve,
+            shared: RwLock::new(shared),
+        }
+    }
+
+    /// What is about to be written, for the journal.
+    pub(super) fn begin_record(&self, generation: u64) -> io::Result<CheckpointBegin> {
+        let shared = self.shared.read();
+        let mut page_zero = Vec::new();
+        if shared.committed_len > 0 {
+            page_zero.resize(BLOCK, 0);
+            self.read_committed(&shared, 0, &mut page_zero)?;
+        }
+        let pages = shared
+            .staged
+            .keys()
+            .copied()
+            .filter(|page| *page != 0)
+            .collect();
+        Ok(CheckpointBegin {
+            generation,
+            page_zero,
+            pages,
+        })
+    }
+
+    /// Writes the staged pages to their places and syncs them.
+    pub(super) fn write_pages(&self) -> Result<(), MirrorError> {
+        let shared = self.shared.read();
+        if shared.len > shared.committed_len {
+            self.mirrors.set_len(FileName::Index, shared.len)?;
+        }
+        let mut run: Vec<&[u8]> = Vec::with_capacity(RUN_PAGES);
+        let mut next = 0;
+        for (page, bytes) in &shared.staged {
+            if !run.is_empty() && (*page != next || run.len() == RUN_PAGES) {
+                self.write_run(next, &run)?;
+                run.clear();
+            }
+            run.push(bytes.as_slice());
+            next = page + 1;
+        }
+        if !run.is_empty() {
+            self.write_run(next, &run)?;
+        }
+        self.mirrors.sync(&[FileName::Index], &[])
+    }
+
+    fn write_run(&self, end: u32, run: &[&[u8]]) -> Result<(), MirrorError> {
+        let first = u64::from(end) - run.len() as u64;
+        self.mirrors.write(FileName::Index, first * BLOCK_U64, run)
+    }
+
+    /// What has been written, for the journal; the table takes the new sums.
+    pub(super) fn done_record(&self, generation: u64, lsn: Lsn, tail: u64) -> CheckpointDone {
+        let mut shared = self.shared.write();
+        let shared = &mut *shared;
+        let mut sums = Vec::with_capacity(shared.staged.len());
+        for (page, bytes) in &shared.staged {
+            let entry = SumEntry {
+                sum: self.algorithm.sum64(&[bytes.as_slice()]),
+                generation,
+            };
+            sums.push((*page, entry));
+            shared.sums.set(*page, entry);
+        }
+        let sums_root = shared.sums.root();
+        CheckpointDone {
+            generation,
+            lsn,
+            tail,
+            index_len: shared.len,
+            sums_root,
+            sums,
+        }
+    }
+
+    /// Puts the page sums on disk; from here on reads go to the pages written.
+    pub(super) fn publish(&self, generation: u64) -> Result<(), MirrorError> {
+        let mut shared = self.shared.write();
+        shared.sums.store(&self.mirrors, generation)?;
+        shared.committed_len = shared.len;
+        shared.staged.clear();
+        Ok(())
+    }
+
+    /// Extends the space reserved for the next checkpoint; false if a mirror has no room for it.
+    pub(super) fn extend_reserve(&self) -> Result<bool, MirrorError> {
+        let mut shared = self.shared.write();
+        let in_use = (0..shared.sums.len() as u32)
+            .rev()
+            .find(|page| shared.sums.get(*page).generation > 0)
+            .map_or(0, |page| u64::from(page) + 1);
+        let wanted = in_use * BLOCK_U64 + self.reserve;
+        if wanted <= shared.reserved {
+            return Ok(true);
+        }
+        let from = shared.reserved;
+        match self.mirrors.reserve(FileName::Index, from, wanted - from) {
+            Ok(()) => {
+                shared.reserved = wanted;
+                Ok(true)
+            }
+            Err(MirrorError::NoSpace { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes staged for the next checkpoint.
+    pub(super) fn staged_pages(&self) -> usize {
+        self.shared.read().staged.len()
+    }
+
+    /// Length of the index on disk, in pages.
+    pub(super) fn pages(&self) -> u32 {
+        (self.shared.read().committed_len / BLOCK_U64) as u32
+    }
+
+    /// Checks pages `from..to` on every mirror and repairs bad ones: (bad copies, lost pages).
+    pub(super) fn verify(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
+        let (mut bad, mut lost) = (0, Vec::new());
+        for page in from..to {
+            let shared = self.shared.read();
+            let entry = shared.sums.get(page);
+            if entry.generation == 0 || shared.staged.contains_key(&page) {
+                continue;
+            }
+            let place = Place {
+                file: FileName::Index,
+                offset: u64::from(page) * BLOCK_U64,
+            };
+            let mut out = vec![0; BLOCK];
+            let matches = |_: usize, bytes: &[u8]| self.algorithm.sum64(&[bytes]) == entry.sum;
+            match self.mirrors.verify_all(place, &mut out, &matches) {
+                Ok(repaired) => bad += repaired,
+                Err(_) => lost.push(page),
+            }
+        }
+        (bad, lost)
+    }
+
+    /// Checks the page-sum table on every mirror and repairs it; returns the bad copies.
+    pub(super) fn verify_sums(&self) -> usize {
+        self.shared.read().sums.verify(&self.mirrors)
+    }
+
+    fn read_committed(&self, shared: &Shared, first: u32, out: &mut [u8]) -> io::Result<()> {
+        let place = Place {
+            file: FileName::Index,
+            offset: u64::from(first) * BLOCK_U64,
+        };
+        let pages = (out.len() / BLOCK) as u32;
+        if let Some(page) =
+            (first..first + pages).find(|page| shared.sums.get(*page).generation == 0)
+        {
+            return Err(io::Error::other(format!(
+                "index page {page} was never written"
+            )));
+        }
+        let matches = |block: usize, bytes: &[u8]| {
+            self.algorithm.sum64(&[bytes]) == shared.sums.get(first + block as u32).sum
+        };
+        self.mirrors
+            .read_and_repair(place, out, &matches)
+            .map_err(|bad| {
+                let pages: Vec<_> = bad.iter().map(|bad| first + bad.block as u32).collect();
+                io::Error::other(format!("index pages {pages:?} are damaged on every mirror"))
+            })
+    }
+
+    /// Fills `out`, whole pages from `first` on, from what is staged and what is on disk.
+    fn read_pages(&self, shared: &Shared, first: u32, out: &mut [u8]) -> io::Result<()> {
+        let committed = (shared.committed_len / BLOCK_U64) as u32;
+        let mut run_start = 0;
+        let count = out.len() / BLOCK;
+        for at in 0..=count {
+            let page = first + at as u32;
+            let staged = shared.staged.get(&page);
+            let on_disk = at < count && staged.is_none() && page < committed;
+            if on_disk {
+                continue;
+            }
+            if run_start < at {
+                let run = &mut out[run_start * BLOCK..at * BLOCK];
+                self.read_committed(shared, first + run_start as u32, run)?;
+            }
+            if at < count {
+                let bytes = &mut out[at * BLOCK..(at + 1) * BLOCK];
+                match staged {
+                    Some(page) => bytes.copy_from_slice(page.as_slice()),
+                    None => bytes.fill(0),
+                }
+            }
+            run_start = at + 1;
+        }
+        Ok(())
+    }
+}
+
+/// The handle that redb owns.
+#[derive(Debug)]
+pub(super) struct Backend(pub(super) Arc<PageStore>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.shared.read().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let shared = self.0.shared.read();
+        let end = offset + out.len() as u64;
+        if end > shared.len {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("read up to {end} of an index of {} bytes", shared.len),
+            ));
+        }
+        let first = (offset / BLOCK_U64) as u32;
+        if offset.is_multiple_of(BLOCK_U64) && out.len().is_multiple_of(BLOCK) {
+            return self.0.read_pages(&shared, first, out);
+        }
+        let skip = (offset % BLOCK_U64) as usize;
+        let mut pages = vec![0; (skip + out.len()).next_multiple_of(BLOCK)];
+        self.0.read_pages(&shared, first, &mut pages)?;
+        out.copy_from_slice(&pages[skip..skip + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut shared = self.0.shared.write();
+        let end = u32::try_from(len.div_ceil(BLOCK_U64)).map_err(io::Error::other)?;
+        shared.staged.split_off(&end);
+        shared.len = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // The checkpoint that the pool drives makes pages durable, all at once.
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut shared = self.0.shared.write();
+        let mut offset = offset;
+        let mut data = data;
+        while !data.is_empty() {
+            let page = u32::try_from(offset / BLOCK_U64).map_err(io::Error::other)?;
+            let skip = (offset % BLOCK_U64) as usize;
+            let take = data.len().min(BLOCK - skip);
+            let (head, rest) = data.split_at(take);
+            if take < BLOCK && !shared.staged.contains_key(&page) {
+                let mut whole = Box::new([0; BLOCK]);
+                self.0.read_pages(&shared, page, whole.as_mut_slice())?;
+                shared.staged.insert(page, whole);
+            }
+            let whole = shared
+                .staged
+                .entry(page)
+                .or_insert_with(|| Box::new([0; BLOCK]));
+            whole[skip..skip + take].copy_from_slice(head);
+            offset += take as u64;
+            data = rest;
+        }
+        Ok(())
+    }
+}

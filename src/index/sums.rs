@@ -1,0 +1,238 @@
+//! The page-sum table in memory and on the mirrors.
+//!
+//! One entry of 16 bytes for each index page (4 MiB for 1 GiB of index) is kept in memory, so that
+//! verifying a page costs no read. On disk each block of the table has two slots written in turn;
+//! see `format::sums`. `root` ties the whole table to the checkpoint that wrote it.
+
+use crate::backing::FileName;
+use crate::format::{Algorithm, BLOCK, BLOCK_U64, PoolTag, SUMS_PER_BLOCK, SumEntry, SumsBlock};
+use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place};
+
+#[derive(Debug, Clone)]
+struct Block {
+    /// Checksum over the entries.
+    digest: u64,
+    /// Slot that holds what is on disk: 0 or 1.
+    slot: u64,
+    dirty: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct SumsTable {
+    algorithm: Algorithm,
+    pool: PoolTag,
+    entries: Vec<SumEntry>,
+    blocks: Vec<Block>,
+}
+
+/// Which block of the table no mirror could supply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LostSums {
+    pub(super) block: u32,
+}
+
+impl SumsTable {
+    pub(super) const fn new(algorithm: Algorithm, pool: PoolTag) -> SumsTable {
+        SumsTable {
+            algorithm,
+            pool,
+            entries: Vec::new(),
+            blocks: Vec::new(),
+        }
+    }
+
+    pub(super) fn get(&self, page: u32) -> SumEntry {
+        self.entries
+            .get(page as usize)
+            .copied()
+            .unwrap_or(SumEntry::UNDEFINED)
+    }
+
+    pub(super) fn set(&mut self, page: u32, entry: SumEntry) {
+        self.grow(page as usize + 1);
+        self.entries[page as usize] = entry;
+        self.blocks[page as usize / SUMS_PER_BLOCK].dirty = true;
+    }
+
+    /// Pages with an entry of their own.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn grow(&mut self, pages: usize) {
+        let blocks = pages.div_ceil(SUMS_PER_BLOCK);
+        if blocks > self.blocks.len() {
+            // The first write of a new block goes to slot 0.
+            self.blocks.resize(
+                blocks,
+                Block {
+                    digest: 0,
+                    slot: 1,
+                    dirty: true,
+                },
+            );
+            self.entries
+                .resize(blocks * SUMS_PER_BLOCK, SumEntry::UNDEFINED);
+        }
+    }
+
+    fn entries_of(&self, block: usize) -> &[SumEntry] {
+        &self.entries[block * SUMS_PER_BLOCK..(block + 1) * SUMS_PER_BLOCK]
+    }
+
+    fn digest(&self, block: usize) -> u64 {
+        let mut bytes = Vec::with_capacity(SUMS_PER_BLOCK * 16);
+        for entry in self.entries_of(block) {
+            bytes.extend_from_slice(&entry.sum.to_le_bytes());
+            bytes.extend_from_slice(&entry.generation.to_le_bytes());
+        }
+        self.algorithm.sum64(&[&bytes])
+    }
+
+    /// Checksum over the table, with the changes that are not yet on disk.
+    pub(super) fn root(&mut self) -> u64 {
+        for block in 0..self.blocks.len() {
+            if self.blocks[block].dirty {
+                self.blocks[block].digest = self.digest(block);
+            }
+        }
+        let digests: Vec<u8> = self
+            .blocks
+            .iter()
+            .flat_map(|block| block.digest.to_le_bytes())
+            .collect();
+        self.algorithm.sum64(&[&digests])
+    }
+
+    /// Writes the changed blocks to their other slots on all mirrors, durably.
+    pub(super) fn store(
+        &mut self,
+        mirrors: &MirrorSet,
+        generation: u64,
+    ) -> Result<(), MirrorError> {
+        let dirty: Vec<usize> = (0..self.blocks.len())
+            .filter(|block| self.blocks[*block].dirty)
+            .collect();
+        for block in &dirty {
+            let encoded = SumsBlock {
+                number: *block as u32,
+                generation,
+                entries: self.entries_of(*block).to_vec(),
+            }
+            .encode(self.algorithm, self.pool);
+            let slot = 1 - self.blocks[*block].slot;
+            mirrors.write(FileName::Sums, slot_offset(*block, slot), &[&encoded])?;
+        }
+        mirrors.sync(&[FileName::Sums], &[])?;
+        for block in dirty {
+            self.blocks[block].digest = self.digest(block);
+            self.blocks[block].slot = 1 - self.blocks[block].slot;
+            self.blocks[block].dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Reads the table as checkpoint `generation` left it, for an index of `pages` pages, and
+    /// repairs the slots that a mirror has lost.
+    pub(super) fn load(
+        mirrors: &MirrorSet,
+        algorithm: Algorithm,
+        pool: PoolTag,
+        generation: u64,
+        blocks: usize,
+    ) -> Result<SumsTable, LostSums> {
+        let mut table = SumsTable::new(algorithm, pool);
+        table.grow(blocks * SUMS_PER_BLOCK);
+        for block in 0..blocks {
+            let (slot, found) = table.load_block(mirrors, generation, block)?;
+            let at = block * SUMS_PER_BLOCK;
+            table.entries[at..at + SUMS_PER_BLOCK].copy_from_slice(&found.entries);
+            let digest = table.digest(block);
+            table.blocks[block] = Block {
+                digest,
+                slot,
+                dirty: false,
+            };
+        }
+        Ok(table)
+    }
+
+    fn load_block(
+        &self,
+        mirrors: &MirrorSet,
+        generation: u64,
+        block: usize,
+    ) -> Result<(u64, SumsBlock), LostSums> {
+        let number = block as u32;
+        let mut copies: Vec<(MirrorId, u64, Result<SumsBlock, Damage>)> = Vec::new();
+        for (mirror, backing) in mirrors.online() {
+            for slot in 0..2 {
+                let mut bytes = vec![0; BLOCK];
+                let copy =
+                    match backing.read_at(FileName::Sums, slot_offset(block, slot), &mut bytes) {
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                            Err(Damage::Missing)
+                        }
+                        Err(_) => Err(Damage::Unreadable),
+                        Ok(got) if got < BLOCK => Err(Damage::Short),
+                        Ok(_) => SumsBlock::decode(&bytes, self.algorithm, self.pool, number)
+                            .map_err(|_| Damage::Checksum),
+                    };
+                copies.push((mirror.id, slot, copy));
+            }
+        }
+        let best = copies
+            .iter()
+            .filter_map(|(_, slot, copy)| copy.as_ref().ok().map(|copy| (*slot, copy)))
+            .filter(|(_, copy)| copy.generation <= generation)
+            .max_by_key(|(_, copy)| copy.generation)
+            .map(|(slot, copy)| (slot, copy.clone()))
+            .ok_or(LostSums { block: number })?;
+        let data = best.1.encode(self.algorithm, self.pool);
+        for (mirror, slot, copy) in copies {
+            let damage = match copy {
+                Ok(ref copy) if *copy == best.1 => continue,
+                Ok(_) => Damage::Checksum,
+                Err(damage) => damage,
+            };
+            if slot == best.0 {
+                let place = Place {
+                    file: FileName::Sums,
+                    offset: slot_offset(block, slot),
+                };
+                mirrors.heal(mirror, place, damage, data.clone());
+            }
+        }
+        Ok(best)
+    }
+
+    /// Checks the slots in use on every mirror and repairs bad ones; returns how many were bad.
+    pub(super) fn verify(&self, mirrors: &MirrorSet) -> usize {
+        let mut bad = 0;
+        for (block, state) in self
+            .blocks
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| !state.dirty)
+        {
+            let place = Place {
+                file: FileName::Sums,
+                offset: slot_offset(block, state.slot),
+            };
+            let matches = |bytes: &[u8]| {
+                SumsBlock::decode(bytes, self.algorithm, self.pool, block as u32)
+                    .is_ok_and(|found| found.entries == self.entries_of(block))
+            };
+            let mut out = vec![0; BLOCK];
+            bad += match mirrors.verify_all(place, &mut out, &|_, bytes| matches(bytes)) {
+                Ok(repaired) => repaired,
+                Err(lost) => lost.len(),
+            };
+        }
+        bad
+    }
+}
+
+const fn slot_offset(block: usize, slot: u64) -> u64 {
+    (block as u64 * 2 + slot) * BLOCK_U64
+}

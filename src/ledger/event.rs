@@ -1,0 +1,70 @@
+//! What the ledger records. The JSON of these types is an interface: fields may be added, never
+//! renamed.
+
+use serde::{Deserialize, Serialize};
+
+/// One entry of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Seconds since 1970-01-01 UTC.
+    pub time: i64,
+    /// Nanoseconds within that second.
+    pub nanoseconds: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A block was damaged on a mirror.
+    Damage {
+        /// Directory of the mirror.
+        mirror: String,
+        /// File in the mirror directory.
+        stored_in: String,
+        /// Offset of the block there, in bytes.
+        stored_at: u64,
+        /// Length of the block in bytes.
+        length: u64,
+        /// Path of the file it belongs to, from the root of the mount; none for metadata, and for
+        /// a file that was deleted meanwhile.
+        path: Option<String>,
+        /// Inode of that file.
+        inode: Option<u64>,
+        /// Offset of the block in that file, in bytes.
+        offset: Option<u64>,
+        /// `unreadable`, `missing`, `short` or `checksum`.
+        cause: String,
+        /// `repaired`, `failed` (a good copy was served, but the bad one is still bad) or `lost`
+        /// (no mirror has a good copy).
+        outcome: String,
+        /// Why repairing failed.
+        detail: Option<String>,
+    },
+    /// A mirror changed its state.
+    Mirror {
+        /// Directory of the mirror.
+        mirror: String,
+        /// Its new state.
+        state: String,
+        /// Why.
+        cause: String,
+    },
+    /// A mount had to recover.
+    Recovery {
+        /// Operations replayed.
+        replayed: u64,
+        /// Operations given up after the last durable one.
+        discarded: u64,
+        /// The rest of the report.
+        notes: Vec<String>,
+    },
+    /// Incidents that came too fast to be recorded one by one.
+    Folded {
+        /// How many.
+        count: u64,
+    },
+}

@@ -1,0 +1,196 @@
+//! The sled databases under the ledger. Only this file names sled.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use super::event::Event;
+use crate::backing::set_aside;
+
+/// Events kept; the oldest go first.
+const RETAINED: u64 = 100_000;
+/// sled's cache, in bytes: the ledger is written, and rarely read.
+const CACHE: u64 = 1 << 20;
+/// How often sled writes to disk on its own, in milliseconds.
+const FLUSH_MS: u64 = 1000;
+
+/// The ledgers of all mirrors, kept alike.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    databases: Vec<(PathBuf, sled::Db)>,
+    next: u64,
+}
+
+fn open_database(directory: &Path) -> Result<sled::Db, String> {
+    let open = || {
+        sled::Config::new()
+            .path(directory)
+            .cache_capacity(CACHE)
+            .flush_every_ms(Some(FLUSH_MS))
+            .open()
+    };
+    // sled asserts on some damaged files: a broken ledger must not take the mount with it.
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it is damaged".to_owned()),
+    }
+}
+
+fn open_or_begin(directory: &Path) -> Option<sled::Db> {
+    let cause = match open_database(directory) {
+        Ok(database) => return Some(database),
+        Err(cause) => cause,
+    };
+    match set_aside(directory) {
+        Ok(aside) => log::warn!(
+            "the ledger {} does not open ({cause}); it was set aside as {} and a new one begun",
+            directory.display(),
+            aside.display()
+        ),
+        Err(error) => {
+            log::warn!(
+                "the ledger {} does not open: {cause}; {error}",
+                directory.display()
+            );
+            return None;
+        }
+    }
+    open_database(directory)
+        .inspect_err(|cause| log::warn!("no ledger in {}: {cause}", directory.display()))
+        .ok()
+}
+
+fn number(key: &[u8]) -> u64 {
+    key.try_into().map_or(0, u64::from_be_bytes)
+}
+
+impl Ledger {
+    /// Opens the ledger in each directory; those that do not open are set aside.
+    pub fn open(directories: Vec<PathBuf>) -> Ledger {
+        let mut ledger = Ledger::default();
+        for directory in directories {
+            let Some(database) = open_or_begin(&directory) else {
+                continue;
+            };
+            if let Ok(Some((key, _))) = database.last() {
+                ledger.next = ledger.next.max(number(&key) + 1);
+            }
+            ledger.databases.push((directory, database));
+        }
+        ledger
+    }
+
+    /// Adds events to the ledger of every mirror. One that fails is left out from then on.
+    pub fn record(&mut self, events: &[Event]) {
+        let first = self.next;
+        self.next += events.len() as u64;
+        self.databases.retain(|(directory, database)| {
+            let add = || -> Result<(), String> {
+                let mut batch = sled::Batch::default();
+                for (number, event) in (first..).zip(events) {
+                    let value = serde_json::to_vec(event).map_err(|error| error.to_string())?;
+                    batch.insert(&number.to_be_bytes(), value);
+                }
+                database
+                    .apply_batch(batch)
+                    .map_err(|error| error.to_string())?;
+                trim(database, first + events.len() as u64)
+            };
+            let added = catch_unwind(AssertUnwindSafe(add));
+            let added = added.unwrap_or_else(|_| Err("it is damaged".to_owned()));
+            if let Err(cause) = &added {
+                log::warn!("the ledger {} fails: {cause}", directory.display());
+            }
+            added.is_ok()
+        });
+    }
+
+    /// The newest `limit` events, oldest first.
+    pub fn latest(&self, limit: usize) -> Vec<Event> {
+        let Some((_, database)) = self.databases.first() else {
+            return Vec::new();
+        };
+        let mut events: Vec<Event> = database
+            .iter()
+            .rev()
+            .filter_map(Result::ok)
+            .filter_map(|(_, value)| serde_json::from_slice(&value).ok())
+            .take(limit)
+            .collect();
+        events.reverse();
+        events
+    }
+
+    /// Puts everything on disk.
+    pub fn flush(&self) {
+        for (directory, database) in &self.databases {
+            if let Err(error) = database.flush() {
+                log::warn!(
+                    "the ledger {} cannot be written: {error}",
+                    directory.display()
+                );
+            }
+        }
+    }
+}
+
+/// Drops the oldest events beyond what is retained.
+fn trim(database: &sled::Db, next: u64) -> Result<(), String> {
+    let keep_from = next.saturating_sub(RETAINED);
+    let mut batch = sled::Batch::default();
+    for row in database.range(..keep_from.to_be_bytes()) {
+        batch.remove(row.map_err(|error| error.to_string())?.0);
+    }
+    database
+        .apply_batch(batch)
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::What;
+    use super::*;
+
+    fn event(time: i64) -> Event {
+        let what = What::Mirror {
+            mirror: "/a".to_owned(),
+            state: "failed".to_owned(),
+            cause: "test".to_owned(),
+        };
+        Event {
+            time,
+            nanoseconds: 0,
+            what,
+        }
+    }
+
+    #[test]
+    fn events_are_there_after_reopening_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = vec![dir.path().join("a"), dir.path().join("b")];
+        let mut ledger = Ledger::open(paths.clone());
+        ledger.record(&[event(1), event(2)]);
+        ledger.flush();
+        drop(ledger);
+        let mut ledger = Ledger::open(paths.into_iter().rev().collect());
+        ledger.record(&[event(3)]);
+        assert_eq!(ledger.latest(10), [event(1), event(2), event(3)]);
+        assert_eq!(ledger.latest(2), [event(2), event(3)]);
+    }
+
+    #[test]
+    fn a_ledger_that_does_not_open_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        std::fs::write(&path, b"this is no directory").unwrap();
+        let mut ledger = Ledger::open(vec![path.clone()]);
+        ledger.record(&[event(1)]);
+        assert_eq!(ledger.latest(10).len(), 1);
+        let aside: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("ledger.broken-"))
+            .collect();
+        assert_eq!(aside.len(), 1);
+    }
+}

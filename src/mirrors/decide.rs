@@ -1,0 +1,130 @@
+//! Which copy wins: a pure decision over what each mirror answered for one block.
+//!
+//! The checksum held by the block's parent has already judged every copy; nothing is ever decided
+//! by majority among copies that fail it, so nothing is repaired from a worse or an older one.
+
+/// Why a copy is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Damage {
+    /// The mirror answered with an I/O error.
+    Unreadable,
+    /// The file is not there.
+    Missing,
+    /// The file ends before the block does.
+    Short,
+    /// The bytes do not match the checksum: flipped, torn, misplaced or of an older time.
+    Checksum,
+}
+
+impl Damage {
+    /// The word for reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Damage::Unreadable => "unreadable",
+            Damage::Missing => "missing",
+            Damage::Short => "short",
+            Damage::Checksum => "checksum",
+        }
+    }
+}
+
+/// What one mirror had for the block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its copy matches the parent's checksum.
+    Good,
+    /// It does not.
+    Damaged(Damage),
+    /// It was not asked, since an earlier one was good.
+    NotAsked,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Answer with the copy of mirror `from`, and rewrite those of `heal`.
+    Serve {
+        /// Index of the first good copy.
+        from: usize,
+        /// Indices of the damaged copies.
+        heal: Vec<usize>,
+    },
+    /// Ask the mirror with this index too.
+    Ask(usize),
+    /// No mirror has a good copy: the block is lost.
+    Fail,
+}
+
+/// Decides over the answers, in order of mirrors.
+pub fn decide(outcomes: &[Outcome]) -> Verdict {
+    let good = outcomes
+        .iter()
+        .position(|outcome| *outcome == Outcome::Good);
+    let damaged = |(index, outcome): (usize, &Outcome)| {
+        matches!(outcome, Outcome::Damaged(_)).then_some(index)
+    };
+    if let Some(from) = good {
+        return Verdict::Serve {
+            from,
+            heal: outcomes.iter().enumerate().filter_map(damaged).collect(),
+        };
+    }
+    match outcomes
+        .iter()
+        .position(|outcome| *outcome == Outcome::NotAsked)
+    {
+        Some(next) => Verdict::Ask(next),
+        None => Verdict::Fail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Outcome; 6] = [
+        Outcome::Good,
+        Outcome::NotAsked,
+        Outcome::Damaged(Damage::Unreadable),
+        Outcome::Damaged(Damage::Missing),
+        Outcome::Damaged(Damage::Short),
+        Outcome::Damaged(Damage::Checksum),
+    ];
+
+    fn combinations(mirrors: usize) -> Vec<Vec<Outcome>> {
+        (0..ALL.len().pow(mirrors as u32))
+            .map(|mut n| {
+                (0..mirrors)
+                    .map(|_| {
+                        let outcome = ALL[n % ALL.len()];
+                        n /= ALL.len();
+                        outcome
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_combination_for_up_to_four_mirrors() {
+        for outcomes in (1..=4).flat_map(combinations) {
+            match decide(&outcomes) {
+                Verdict::Serve { from, heal } => {
+                    assert_eq!(outcomes[from], Outcome::Good, "{outcomes:?}");
+                    for (index, outcome) in outcomes.iter().enumerate() {
+                        let bad = matches!(outcome, Outcome::Damaged(_));
+                        assert_eq!(heal.contains(&index), bad, "{outcomes:?}");
+                    }
+                }
+                Verdict::Ask(next) => {
+                    assert_eq!(outcomes[next], Outcome::NotAsked, "{outcomes:?}");
+                    assert!(!outcomes.contains(&Outcome::Good), "{outcomes:?}");
+                }
+                Verdict::Fail => {
+                    let lost = |outcome: &Outcome| matches!(outcome, Outcome::Damaged(_));
+                    assert!(outcomes.iter().all(lost), "{outcomes:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Verified reads: the one way in which bytes come off a mirror.
+
+use std::io;
+
+use super::decide::{Damage, Outcome, Verdict, decide};
+use super::repair::RepairJob;
+use super::set::{Counters, Mirror, MirrorSet};
+use super::write::MirrorError;
+use crate::backing::{Backing, FileName};
+use crate::format::BLOCK;
+
+/// Where a run of blocks lies: the same on every mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The file.
+    pub file: FileName,
+    /// Offset of the first block, in bytes.
+    pub offset: u64,
+}
+
+impl Place {
+    /// The place of block `block` of the run.
+    #[must_use]
+    pub const fn block(self, block: usize) -> Place {
+        Place {
+            file: self.file,
+            offset: self.offset + (block * BLOCK) as u64,
+        }
+    }
+}
+
+/// A block that no mirror could supply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadBlock {
+    /// Its number in the run that was read.
+    pub block: usize,
+}
+
+/// How many bytes of `buf` the mirror supplied, or why none.
+pub(super) fn read_copy(
+    mirror: &Mirror,
+    backing: &dyn Backing,
+    place: Place,
+    buf: &mut [u8],
+    medium: bool,
+) -> Result<usize, Damage> {
+    let result = match medium {
+        true => backing.read_medium(place.file, place.offset, buf),
+        false => backing.read_at(place.file, place.offset, buf),
+    };
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Damage::Missing,
+        _ => {
+            Counters::count(&mirror.counters.read_errors);
+            log::warn!(
+                "{}: cannot read {} at {}: {error}",
+                mirror.label(),
+                place.file,
+                place.offset
+            );
+            Damage::Unreadable
+        }
+    })
+}
+
+/// The outcome for bytes `start..end` of a read that supplied `got` bytes.
+fn judge(got: Result<usize, Damage>, end: usize, verify: impl FnOnce() -> bool) -> Outcome {
+    match got {
+        Err(damage) => Outcome::Damaged(damage),
+        Ok(got) if got < end => Outcome::Damaged(Damage::Short),
+        Ok(_) if verify() => Outcome::Good,
+        Ok(_) => Outcome::Damaged(Damage::Checksum),
+    }
+}
+
+impl MirrorSet {
+    /// Fills `out` with the blocks that begin at `place`; the last may be shorter than a block.
+    /// `verify(block, bytes)` tells whether bytes are what the parent's checksum of that block
+    /// says. Bad copies are answered from another mirror and queued for repair.
+    ///
+    /// # Errors
+    /// The blocks that no mirror could supply; `out` holds the others, and zeros for these.
+    pub fn read(
+        &self,
+        place: Place,
+        out: &mut [u8],
+        verify: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> Result<(), Vec<BadBlock>> {
+        let mut jobs = Vec::new();
+        let result = self.read_collecting(place, out, verify, &mut jobs);
+        jobs.into_iter().for_each(|job| self.queue_repair(job));
+        result
+    }
+
+    /// As [`MirrorSet::read`], but the repairs are done before it returns.
+    ///
+    /// # Errors
+    /// As [`MirrorSet::read`].
+    pub fn read_and_repair(
+        &self,
+        place: Place,
+        out: &mut [u8],
+        verify: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> Result<(), Vec<BadBlock>> {
+        let mut jobs = Vec::new();
+        let result = self.read_collecting(place, out, verify, &mut jobs);
+        self.repair_now(jobs);
+        result
+    }
+
+    fn read_collecting(
+        &self,
+        place: Place,
+        out: &mut [u8],
+        verify: &dyn Fn(usize, &[u8]) -> bool,
+        jobs: &mut Vec<RepairJob>,
+    ) -> Result<(), Vec<BadBlock>> {
+        let order = self.read_order(place.file, place.offset);
+        let Some(((first, backing), others)) = order.split_first() else {
+            out.fill(0);
+            return Err((0..out.len().div_ceil(BLOCK))
+                .map(|block| BadBlock { block })
+                .collect());
+        };
+        let got = read_copy(first, *backing, place, out, false);
+        let mut bad = Vec::new();
+        for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
+            let outcome = judge(got, block * BLOCK + bytes.len(), || verify(block, bytes));
+            let Outcome::Damaged(damage) = outcome else {
+                continue;
+            };
+            let verify = |bytes: &[u8]| verify(block, bytes);
+            let asked = (*first, damage);
+            if !self.read_elsewhere(place.block(block), bytes, &verify, asked, others, jobs) {
+                bytes.fill(0);
+                bad.push(BadBlock { block });
+            }
+        }
+        if bad.is_empty() { Ok(()) } else { Err(bad) }
+    }
+
+    /// Asks the other mirrors for a block that was bad on the first; false if none has it.
+    fn read_elsewhere(
+        &self,
+        place: Place,
+        bytes: &mut [u8],
+        verify: &dyn Fn(&[u8]) -> bool,
+        (first, damage): (&Mirror, Damage),
+        others: &[(&Mirror, &dyn Backing)],
+        jobs: &mut Vec<RepairJob>,
+    ) -> bool {
+        let mut outcomes = vec![Outcome::Damaged(damage)];
+        outcomes.resize(1 + others.len(), Outcome::NotAsked);
+        let mirror_at = |index: usize| {
+            if index == 0 {
+                first
+            } else {
+                others[index - 1].0
+            }
+        };
+        loop {
+            match decide(&outcomes) {
+                Verdict::Ask(index) => {
+                    let (mirror, backing) = others[index - 1];
+                    let got = read_copy(mirror, backing, place, bytes, false);
+                    outcomes[index] = judge(got, bytes.len(), || verify(bytes));
+                }
+                Verdict::Serve { heal, .. } => {
+                    for index in heal {
+                        if let Outcome::Damaged(damage) = outcomes[index] {
+                            let mirror = mirror_at(index).id;
+                            let data = bytes.to_vec();
+                            jobs.push(RepairJob {
+                                mirror,
+                                place,
+                                damage,
+                                data,
+                            });
+                        }
+                    }
+                    return true;
+                }
+                Verdict::Fail => {
+                    for (index, outcome) in outcomes.iter().enumerate() {
+                        if let Outcome::Damaged(damage) = outcome {
+                            self.report_lost(mirror_at(index).id, place, bytes.len(), *damage);
+                        }
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Whether some mirror has every block of the run intact; the mirrors that lack a block are then
+    /// given it. For recovery, where a mirror that lacks unsynced data is not damaged: nothing is
+    /// counted or reported, and nothing is synced.
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`] if no mirror could be written.
+    pub fn probe(
+        &self,
+        place: Place,
+        out: &mut [u8],
+        verify: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> Result<bool, MirrorError> {
+        let copies: Vec<_> = self
+            .online()
+            .map(|(mirror, backing)| {
+                let mut copy = vec![0; out.len()];
+                let got = backing
+                    .read_at(place.file, place.offset, &mut copy)
+                    .unwrap_or(0);
+                copy.truncate(got);
+                (mirror, copy)
+            })
+            .collect();
+        let (mut complete, mut lacking) = (true, Vec::new());
+        for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
+            let range = block * BLOCK..block * BLOCK + bytes.len();
+            let good = |copy: &[u8]| copy.get(range.clone()).is_some_and(|b| verify(block, b));
+            match copies.iter().find(|(_, copy)| good(copy)) {
+                Some((_, copy)) => bytes.copy_from_slice(&copy[range.clone()]),
+                None => complete = false,
+            }
+            let without = copies.iter().filter(|(_, copy)| !good(copy));
+            lacking.extend(without.map(|(mirror, _)| (*mirror, block, bytes.to_vec())));
+        }
+        if complete {
+            for (mirror, block, bytes) in lacking {
+                self.give(mirror.id, place.block(block), &bytes)?;
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Checks the copy of every online mirror, on the medium, and repairs the bad ones before it
+    /// returns. `out` is filled as by [`MirrorSet::read`]. Returns how many copies were bad.
+    ///
+    /// # Errors
+    /// The blocks that no mirror could supply.
+    pub fn verify_all(
+        &self,
+        place: Place,
+        out: &mut [u8],
+        verify: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> Result<usize, Vec<BadBlock>> {
+        let online: Vec<_> = self.online().collect();
+        let mut copies: Vec<(Vec<u8>, Result<usize, Damage>)> = Vec::with_capacity(online.len());
+        for (mirror, backing) in &online {
+            let mut copy = vec![0; out.len()];
+            let got = read_copy(mirror, *backing, place, &mut copy, true);
+            copies.push((copy, got));
+        }
+        let (mut jobs, mut bad) = (Vec::new(), Vec::new());
+        for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
+            let range = block * BLOCK..block * BLOCK + bytes.len();
+            let outcomes: Vec<_> = copies
+                .iter()
+                .map(|(copy, got)| judge(*got, range.end, || verify(block, &copy[range.clone()])))
+                .collect();
+            let verdict = decide(&outcomes);
+            match &verdict {
+                Verdict::Serve { from, .. } => bytes.copy_from_slice(&copies[*from].0[range]),
+                Verdict::Ask(_) | Verdict::Fail => {
+                    bytes.fill(0);
+                    bad.push(BadBlock { block });
+                }
+            }
+            for (index, outcome) in outcomes.iter().enumerate() {
+                let (Outcome::Damaged(damage), mirror) = (outcome, online[index].0.id) else {
+                    continue;
+                };
+                let place = place.block(block);
+                match &verdict {
+                    Verdict::Serve { .. } => {
+                        let data = bytes.to_vec();
+                        jobs.push(RepairJob {
+                            mirror,
+                            place,
+                            damage: *damage,
+                            data,
+                        });
+                    }
+                    Verdict::Ask(_) | Verdict::Fail => {
+                        self.report_lost(mirror, place, bytes.len(), *damage);
+                    }
+                }
+            }
+        }
+        let found = jobs.len();
+        self.repair_now(jobs);
+        if bad.is_empty() { Ok(found) } else { Err(bad) }
+    }
+}

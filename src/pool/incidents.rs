@@ -1,0 +1,365 @@
+//! What happened to the mirrors, on its way to the log, the ledger and the status.
+//!
+//! The mirrors tell [`Incidents`] in the middle of a read, so it only queues. A service has
+//! [`Pool::record_incidents`] find out which files are concerned and write it all down.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use parking_lot::Mutex;
+
+use super::commit::Pool;
+use super::error::Result;
+use super::open::Clock;
+use super::status::{DamagedFile, DamagedRange};
+use crate::backing::FileName;
+use crate::format::{BLOCK_U64, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo, Timestamp};
+use crate::index::Freed;
+use crate::ledger::{Event, Ledger, What};
+use crate::mirrors::{Incident, Mirror, Resolution, Witness};
+
+/// Incidents kept until they are recorded; what comes beyond is counted.
+const QUEUE_MAX: usize = 65536;
+/// Inodes remembered as repaired.
+const REPAIRED_MAX: usize = 65536;
+/// Incidents logged one by one at a time; the ledger has them all.
+const LOGGED_AT_ONCE: usize = 20;
+
+/// How a file stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileHealth {
+    /// Nothing is known against it.
+    Ok,
+    /// It was damaged since the mount, and healed.
+    Repaired,
+    /// These ranges (offset, length) have no good copy.
+    Damaged(Vec<(u64, u64)>),
+}
+
+enum Entry {
+    Incident(Incident),
+    Other(What),
+}
+
+#[derive(Default)]
+struct Queue {
+    entries: VecDeque<(Timestamp, Entry)>,
+    /// Too many to keep.
+    folded: u64,
+}
+
+/// Blocks of files that are lost: (inode, offset of the block in the file) to its place.
+type Lost = BTreeMap<(Ino, u64), (SegmentNo, u32, u64)>;
+
+/// What happened and is not yet recorded, and what is known of files.
+pub(super) struct Incidents {
+    clock: Clock,
+    queue: Mutex<Queue>,
+    ledger: Mutex<Ledger>,
+    lost: Mutex<Lost>,
+    lost_metadata: Mutex<BTreeSet<String>>,
+    repaired: Mutex<BTreeSet<Ino>>,
+    /// Ranges to give back, of checkpoints that are done.
+    freed: Mutex<Vec<Freed>>,
+}
+
+impl std::fmt::Debug for Incidents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incidents").finish_non_exhaustive()
+    }
+}
+
+impl Witness for Incidents {
+    fn incident(&self, incident: Incident) {
+        self.push(Entry::Incident(incident));
+    }
+
+    fn mirror_state(&self, mirror: &Mirror, cause: &str) {
+        self.push(Entry::Other(What::Mirror {
+            mirror: mirror.label().to_owned(),
+            state: mirror.state().name().to_owned(),
+            cause: cause.to_owned(),
+        }));
+    }
+}
+
+impl Incidents {
+    pub(super) fn new(clock: Clock, ledger: Ledger) -> Incidents {
+        Incidents {
+            clock,
+            queue: Mutex::default(),
+            ledger: Mutex::new(ledger),
+            lost: Mutex::default(),
+            lost_metadata: Mutex::default(),
+            repaired: Mutex::default(),
+            freed: Mutex::default(),
+        }
+    }
+
+    fn push(&self, entry: Entry) {
+        let mut queue = self.queue.lock();
+        if queue.entries.len() < QUEUE_MAX {
+            let now = (self.clock)();
+            queue.entries.push_back((now, entry));
+        } else {
+            queue.folded += 1;
+        }
+    }
+
+    /// Something else for the ledger.
+    pub(super) fn note(&self, what: What) {
+        self.push(Entry::Other(what));
+    }
+
+    pub(super) fn flush(&self) {
+        self.ledger.lock().flush();
+    }
+
+    pub(super) fn freed(&self, freed: Vec<Freed>) {
+        self.freed.lock().extend(freed);
+    }
+}
+
+/// A place in a file.
+struct Owner {
+    ino: Ino,
+    offset: u64,
+}
+
+impl Pool {
+    /// Ranges of segments that finished checkpoints have freed and nobody has given back yet.
+    pub fn take_freed(&self) -> Vec<Freed> {
+        std::mem::take(&mut *self.incidents.freed.lock())
+    }
+
+    /// Writes down what happened since the last call; returns how many incidents that were.
+    pub fn record_incidents(&self) -> usize {
+        let (entries, folded) = {
+            let mut queue = self.incidents.queue.lock();
+            (
+                std::mem::take(&mut queue.entries),
+                std::mem::take(&mut queue.folded),
+            )
+        };
+        let count = entries.len();
+        let mut events = Vec::with_capacity(count);
+        for (number, (time, entry)) in entries.into_iter().enumerate() {
+            let what = match entry {
+                Entry::Other(what) => what,
+                Entry::Incident(incident) => {
+                    let what = self.describe(&incident);
+                    if number < LOGGED_AT_ONCE {
+                        log_damage(&what);
+                    }
+                    what
+                }
+            };
+            events.push(Event {
+                time: time.seconds,
+                nanoseconds: time.nanoseconds,
+                what,
+            });
+        }
+        if count > LOGGED_AT_ONCE {
+            log::warn!(
+                "{} more incidents are in the ledger",
+                count - LOGGED_AT_ONCE
+            );
+        }
+        if folded > 0 {
+            let now = self.now();
+            let what = What::Folded { count: folded };
+            events.push(Event {
+                time: now.seconds,
+                nanoseconds: now.nanoseconds,
+                what,
+            });
+        }
+        if !events.is_empty() {
+            self.incidents.ledger.lock().record(&events);
+        }
+        count
+    }
+
+    /// The newest `limit` events of the ledger, oldest first.
+    pub fn events(&self, limit: usize) -> Vec<Event> {
+        self.record_incidents();
+        self.incidents.ledger.lock().latest(limit)
+    }
+
+    fn describe(&self, incident: &Incident) -> What {
+        let owner = self.owner_of(incident).unwrap_or(None);
+        if let Some(owner) = &owner {
+            match &incident.resolution {
+                Resolution::Repaired => {
+                    let mut repaired = self.incidents.repaired.lock();
+                    if repaired.len() < REPAIRED_MAX {
+                        repaired.insert(owner.ino);
+                    }
+                }
+                Resolution::Lost => self.remember_lost(incident, owner),
+                Resolution::Failed(_) => {}
+            }
+        } else if incident.resolution == Resolution::Lost {
+            let place = format!("{} at {}", incident.place.file, incident.place.offset);
+            self.incidents.lost_metadata.lock().insert(place);
+        }
+        let path = owner
+            .as_ref()
+            .and_then(|owner| self.path_of(owner.ino).ok().flatten());
+        let (outcome, detail) = match &incident.resolution {
+            Resolution::Repaired => ("repaired", None),
+            Resolution::Failed(detail) => ("failed", Some(detail.clone())),
+            Resolution::Lost => ("lost", None),
+        };
+        What::Damage {
+            mirror: self.mirrors.mirror(incident.mirror).label().to_owned(),
+            stored_in: incident.place.file.to_string(),
+            stored_at: incident.place.offset,
+            length: incident.len as u64,
+            path: path.map(|path| String::from_utf8_lossy(&path).into_owned()),
+            inode: owner.as_ref().map(|owner| owner.ino.0),
+            offset: owner.as_ref().map(|owner| owner.offset),
+            cause: incident.damage.name().to_owned(),
+            outcome: outcome.to_owned(),
+            detail,
+        }
+    }
+
+    fn remember_lost(&self, incident: &Incident, owner: &Owner) {
+        if let FileName::Segment(segment) = incident.place.file {
+            let place = (segment, incident.place.offset as u32, incident.len as u64);
+            self.incidents
+                .lost
+                .lock()
+                .insert((owner.ino, owner.offset), place);
+        }
+    }
+
+    /// The file that a damaged block of a segment belongs to, if one still does.
+    fn owner_of(&self, incident: &Incident) -> Result<Option<Owner>> {
+        let FileName::Segment(segment) = incident.place.file else {
+            return Ok(None);
+        };
+        let at = incident.place.offset as u32;
+        let from = Key::reverse_at(segment, at.saturating_sub(MAX_EXTENT as u32));
+        let to = Key::reverse_at(segment, at + 1);
+        for (key, value) in self.index.scan_back(&from, &to, 64)? {
+            let (_, start, ino, file_offset) = key.reverse_parts()?;
+            let row = ReverseRow::decode(&value)?;
+            if at < start + row.stored {
+                return Ok(Some(Owner {
+                    ino,
+                    offset: file_offset + u64::from(at - start),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The lost blocks that files still consist of: overwriting, cutting and deleting them ends the
+    /// damage.
+    fn current_lost(&self) -> BTreeMap<Ino, Vec<(u64, u64)>> {
+        let lost: Vec<_> = self
+            .incidents
+            .lost
+            .lock()
+            .iter()
+            .map(|(key, place)| (*key, *place))
+            .collect();
+        let mut current: BTreeMap<Ino, Vec<(u64, u64)>> = BTreeMap::new();
+        for ((ino, offset), (segment, at, len)) in lost {
+            let rows = self
+                .extents(ino, offset, offset + BLOCK_U64)
+                .unwrap_or_default();
+            let still = rows.iter().any(|(start, row)| {
+                row.segment == segment && u64::from(row.offset) + (offset - start) == u64::from(at)
+            });
+            if !still {
+                self.incidents.lost.lock().remove(&(ino, offset));
+                continue;
+            }
+            let ranges = current.entry(ino).or_default();
+            match ranges.last_mut() {
+                Some((start, length)) if *start + *length == offset => *length += len,
+                _ => ranges.push((offset, len)),
+            }
+        }
+        current
+    }
+
+    /// How a file stands.
+    pub fn health_of(&self, ino: Ino) -> FileHealth {
+        self.record_incidents();
+        if let Some(ranges) = self.current_lost().remove(&ino) {
+            return FileHealth::Damaged(ranges);
+        }
+        match self.incidents.repaired.lock().contains(&ino) {
+            true => FileHealth::Repaired,
+            false => FileHealth::Ok,
+        }
+    }
+
+    /// Files with blocks that no mirror has, by path and range.
+    pub(super) fn damaged_files(&self) -> Vec<DamagedFile> {
+        self.current_lost()
+            .into_iter()
+            .map(|(ino, ranges)| DamagedFile {
+                inode: ino.0,
+                path: self
+                    .path_of(ino)
+                    .ok()
+                    .flatten()
+                    .map_or_else(String::new, |path| {
+                        format!("/{}", String::from_utf8_lossy(&path))
+                    }),
+                ranges: ranges
+                    .into_iter()
+                    .map(|(offset, length)| DamagedRange { offset, length })
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Damaged metadata that no mirror could supply.
+    pub(super) fn damaged_metadata(&self) -> Vec<String> {
+        self.incidents
+            .lost_metadata
+            .lock()
+            .iter()
+            .cloned()
+            .collect()
+    }
+}
+
+fn log_damage(what: &What) {
+    let What::Damage {
+        mirror,
+        stored_in,
+        stored_at,
+        path,
+        offset,
+        cause,
+        outcome,
+        detail,
+        ..
+    } = what
+    else {
+        return;
+    };
+    let file = match (path, offset) {
+        (Some(path), Some(offset)) => format!("/{path} at {offset}"),
+        _ => "metadata or a deleted file".to_owned(),
+    };
+    let detail = detail
+        .as_ref()
+        .map_or_else(String::new, |detail| format!(" ({detail})"));
+    let level = if outcome == "lost" {
+        log::Level::Error
+    } else {
+        log::Level::Warn
+    };
+    log::log!(
+        level,
+        "damaged block of {file}: {mirror}/{stored_in} at {stored_at}: {cause}; {outcome}{detail}"
+    );
+}

@@ -1,0 +1,42 @@
+//! The pool: opens, recovers, commits, checkpoints and closes; the only place that knows the order
+//! of things.
+//!
+//! An operation of the layer above goes so: [`Pool::begin`] waits for room, with no lock held;
+//! [`Pool::store`] writes data to segments, where nothing points to it yet; [`Pool::commit`] puts
+//! the rows into the journal's buffer and makes them visible, under one short lock; and
+//! [`Pool::sync`], when somebody asks for it, makes everything so far durable.
+//!
+//! Why a crash leaves a prefix of history: LSNs follow the order of commits, the journal is read
+//! back without gaps, data is in place before the Txn that points to it (or verified to be, for
+//! what nobody was promised), and rows are absolute values, so replaying from any checkpoint that
+//! precedes them gives the same state.
+//!
+//! Locks, in the order in which they may be taken: checkpoint, commit, and below these the locks
+//! inside journal, index and segments. The inode locks of [`locks`] belong to the layer above and
+//! come before all of them.
+
+mod checkpoint;
+mod commit;
+mod create;
+mod data;
+mod error;
+mod incidents;
+mod locks;
+mod open;
+mod paths;
+mod recover;
+mod report;
+mod space;
+pub mod status;
+
+pub use commit::{Cut, Intent, Pool};
+pub use create::{CreateError, CreateOptions, create};
+pub use data::PoolSpace;
+pub use error::{PoolError, Result};
+pub use incidents::FileHealth;
+pub use locks::{ExclusiveGuard, SharedGuard};
+pub use open::{Clock, CommitMode, MountError, Named, OpenOptions, system_clock};
+pub use recover::RecoveryReport;
+
+#[cfg(test)]
+pub(crate) mod tests;

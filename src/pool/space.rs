@@ -1,0 +1,137 @@
+//! What the space service needs of the pool: segments, their owners, holes.
+
+use std::ops::Range;
+
+use super::commit::Pool;
+use super::error::Result;
+use crate::backing::FileName;
+use crate::format::{Key, ReverseRow, SegmentNo, SegmentRow};
+
+impl Pool {
+    /// The segment being filled and its length.
+    pub fn open_segment(&self) -> Option<(SegmentNo, u32)> {
+        self.segments.open_segment()
+    }
+
+    /// Segments with this number or a higher one were made by this mount.
+    pub const fn first_segment_of_mount(&self) -> SegmentNo {
+        self.segments.first_of_mount()
+    }
+
+    /// What the last checkpoint knows of a segment.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn checkpointed_segment(&self, segment: SegmentNo) -> Result<Option<SegmentRow>> {
+        match self.index.get(&Key::segment(segment))? {
+            Some(value) => Ok(Some(SegmentRow::decode(&value)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Segment files on any mirror, with the bytes that they take there at most.
+    pub fn segment_files(&self) -> Vec<(SegmentNo, u64)> {
+        let mut files = std::collections::BTreeMap::new();
+        for (_, backing) in self.mirrors.online() {
+            for segment in backing.segments().unwrap_or_default() {
+                let allocated = backing.allocated(FileName::Segment(segment)).unwrap_or(0);
+                let most: &mut u64 = files.entry(segment).or_default();
+                *most = allocated.max(*most);
+            }
+        }
+        files.into_iter().collect()
+    }
+
+    /// Bytes that a segment takes below, on the mirror where it takes most.
+    pub fn segment_allocated(&self, segment: SegmentNo) -> u64 {
+        let file = FileName::Segment(segment);
+        self.mirrors
+            .online()
+            .filter_map(|(_, backing)| backing.allocated(file).ok())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Rows that point into a range of a segment, by offset: as of the last checkpoint or now.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn owners(
+        &self,
+        segment: SegmentNo,
+        range: Range<u32>,
+        limit: usize,
+    ) -> Result<Vec<(u32, ReverseRow)>> {
+        let from = Key::reverse_at(segment, range.start);
+        let to = match range.end {
+            u32::MAX => Key::reverse_end(segment),
+            end => Key::reverse_at(segment, end),
+        };
+        let mut rows = Vec::new();
+        for found in [
+            self.index.scan_checkpointed(&from, &to, limit)?,
+            self.index.scan(&from, &to, limit)?,
+        ] {
+            for (key, value) in found {
+                rows.push((key.reverse_parts()?.1, ReverseRow::decode(&value)?));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Ranges (offset, length) of a segment that are written but have no row yet.
+    pub fn unlinked_in(&self, segment: SegmentNo) -> Vec<(u32, u32)> {
+        self.segments.unlinked(segment)
+    }
+
+    /// Gives a range of a segment back to the filesystems below.
+    pub fn punch_segment(&self, segment: SegmentNo, offset: u32, len: u32) {
+        self.mirrors.punch(
+            FileName::Segment(segment),
+            u64::from(offset),
+            u64::from(len),
+        );
+    }
+
+    /// Removes a segment to which nothing points.
+    pub fn remove_segment(&self, segment: SegmentNo) {
+        self.segments.remove(segment);
+        self.headroom.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Does up to `budget` queued repairs; returns how many it did.
+    pub fn repair_step(&self, budget: usize) -> usize {
+        self.mirrors.repair_step(budget)
+    }
+
+    /// Repairs that wait or are being done.
+    pub fn repairs_pending(&self) -> usize {
+        self.mirrors.repairs_pending()
+    }
+
+    /// Checks a row's blocks on the medium of every mirror and repairs bad copies; returns how many
+    /// copies were bad, and the numbers of the blocks that no mirror has. The caller holds the
+    /// inode's lock.
+    pub fn verify_extent(&self, row: &crate::format::ExtentRow) -> (usize, Vec<usize>) {
+        match self.segments.verify(row) {
+            Ok(bad) => (bad, Vec::new()),
+            Err(lost) => (0, lost.into_iter().map(|lost| lost.block).collect()),
+        }
+    }
+
+    /// Pages of the index on disk.
+    pub fn index_pages(&self) -> u32 {
+        self.index.pages()
+    }
+
+    /// Checks index pages `from..to` on every mirror and repairs bad copies: the number of bad
+    /// copies, and the pages that no mirror has.
+    pub fn verify_index(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
+        self.index.verify_pages(from, to)
+    }
+
+    /// Checks the page-sum table on every mirror and repairs it; returns the number of bad copies.
+    pub fn verify_sums(&self) -> usize {
+        self.index.verify_sums()
+    }
+}

@@ -1,0 +1,215 @@
+//! The pool over simulated mirrors: rows and data survive what they must.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::backing::Backing;
+use crate::backing::FileName;
+use crate::backing::sim::{PowerLoss, SimDisk, SimWorld};
+use crate::format::{Algorithm, BLOCK, Ino, Key};
+use crate::index::Txn;
+
+pub(crate) fn small() -> OpenOptions {
+    OpenOptions {
+        parallel: false,
+        ledger: false,
+        cache: 1 << 20,
+        segment_size: 4 << 20,
+        index_reserve: 1 << 20,
+        space_kept: Some(1 << 20),
+        ..OpenOptions::default()
+    }
+}
+
+pub(crate) fn plugged(disks: &[SimDisk]) -> Vec<(String, Option<Arc<dyn Backing>>)> {
+    disks
+        .iter()
+        .map(|disk| {
+            let disk: Arc<dyn Backing> = Arc::new(disk.plug());
+            (disk.label(), Some(disk))
+        })
+        .collect()
+}
+
+pub(crate) fn format(disks: &[SimDisk], algorithm: Algorithm, journal_size: u64) {
+    let backings: Vec<Arc<dyn Backing>> = disks
+        .iter()
+        .map(|disk| Arc::new(disk.plug()) as Arc<dyn Backing>)
+        .collect();
+    let random = (0..10).map(|n| [n + 1; 16]).collect();
+    let options = CreateOptions {
+        label: "test".to_owned(),
+        algorithm,
+        journal_size,
+        created: 0,
+        random,
+    };
+    create(&backings, &options).unwrap();
+}
+
+fn new_pool(seed: u64) -> (SimWorld, Vec<SimDisk>) {
+    let world = SimWorld::new(seed);
+    let disks = vec![world.disk("a"), world.disk("b")];
+    format(&disks, Algorithm::Crc32, 1 << 20);
+    (world, disks)
+}
+
+fn put(pool: &Pool, number: u64, value: &[u8]) {
+    pool.begin(Intent::Grow).unwrap();
+    let mut txn = Txn::new();
+    txn.put(Key::xattr(Ino(number), b"user.a"), value.to_vec());
+    pool.commit(txn).unwrap();
+}
+
+fn get(pool: &Pool, number: u64) -> Option<Vec<u8>> {
+    pool.get(&Key::xattr(Ino(number), b"user.a")).unwrap()
+}
+
+#[test]
+fn rows_are_there_after_an_orderly_close() {
+    let (_world, disks) = new_pool(1);
+    for round in 0..5_u64 {
+        let pool = Pool::open(plugged(&disks), small()).unwrap();
+        for number in 0..round * 100 {
+            assert_eq!(
+                get(&pool, number),
+                Some(number.to_le_bytes().to_vec()),
+                "round {round}"
+            );
+        }
+        for number in round * 100..(round + 1) * 100 {
+            put(&pool, number, &number.to_le_bytes());
+        }
+        pool.close().unwrap();
+        assert!(!pool.recovery.needed);
+    }
+}
+
+#[test]
+fn what_was_synced_survives_a_power_cut_and_the_loss_of_either_mirror() {
+    for gone in [None, Some(0), Some(1)] {
+        let (world, disks) = new_pool(2);
+        let pool = Pool::open(plugged(&disks), small()).unwrap();
+        for number in 0..300 {
+            put(&pool, number, b"kept");
+            if number == 150 {
+                pool.checkpoint().unwrap();
+            }
+        }
+        pool.sync().unwrap();
+        put(&pool, 1000, b"not asked for");
+        world.cut_power();
+        drop(pool);
+        world.power_cycle(PowerLoss::LoseAll);
+        let mut named = plugged(&disks);
+        if let Some(gone) = gone {
+            named.remove(gone);
+        }
+        let pool = Pool::open(named, small()).unwrap();
+        for number in 0..300 {
+            assert_eq!(
+                get(&pool, number).as_deref(),
+                Some(&b"kept"[..]),
+                "{gone:?} {number}"
+            );
+        }
+        assert!(pool.recovery.needed);
+    }
+}
+
+#[test]
+fn data_is_read_back_and_a_bad_copy_is_healed() {
+    let (_world, disks) = new_pool(3);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    let payload: Vec<u8> = (0..3 * BLOCK + 100).map(|n| (n % 253) as u8).collect();
+    pool.begin(Intent::Grow).unwrap();
+    let row = pool.store(Ino(7), 0, &payload).unwrap();
+    let mut txn = Txn::new();
+    txn.link_extent(Ino(7), 0, &row);
+    pool.commit(txn).unwrap();
+    pool.sync().unwrap();
+    pool.checkpoint().unwrap();
+    let file = FileName::Segment(row.segment);
+    for (disk, at) in disks.iter().zip([100, 5000]) {
+        disk.corrupt(file, u64::from(row.offset) + at, 10);
+        let mut out = vec![0; payload.len()];
+        pool.load(Ino(7), 0, &row, 0, &mut out).unwrap();
+        assert_eq!(out, payload);
+        while pool.mirrors.repair_step(100) > 0 {}
+        disk.settle();
+    }
+    let bad = |disk: &SimDisk| disk.damaged_ranges();
+    // Reads of one segment go to one mirror, so the other's damage may still be there.
+    assert!(disks.iter().any(|disk| bad(disk).is_empty()));
+    let left = disks.iter().filter(|disk| !bad(disk).is_empty()).count();
+    assert_eq!(pool.segments.verify(&row), Ok(left));
+    assert!(disks.iter().all(|disk| bad(disk).is_empty()));
+    for disk in &disks {
+        disk.corrupt(file, u64::from(row.offset) + 5000, 10);
+    }
+    let mut out = vec![0; payload.len()];
+    let lost = pool.load(Ino(7), 0, &row, 0, &mut out);
+    assert!(
+        matches!(
+            lost,
+            Err(PoolError::Damaged {
+                offset: 4096,
+                len: 4096,
+                ..
+            })
+        ),
+        "{lost:?}"
+    );
+}
+
+#[test]
+fn a_crash_at_any_point_of_checkpoints_leaves_a_prefix() {
+    for loss in [PowerLoss::LoseAll, PowerLoss::KeepAll, PowerLoss::Random] {
+        let mut at = 1;
+        loop {
+            let (world, disks) = new_pool(at);
+            let base = world.changes();
+            world.crash_at_change(base + at);
+            let mut synced = 0;
+            let mut done = 0;
+            let opened = Pool::open(plugged(&disks), small());
+            let finished = opened.is_ok_and(|pool| {
+                let mut step = || -> Result<()> {
+                    for number in 0..40 {
+                        pool.begin(Intent::Grow)?;
+                        let mut txn = Txn::new();
+                        txn.put(Key::xattr(Ino(number), b"user.a"), vec![number as u8; 600]);
+                        pool.commit(txn)?;
+                        done = number + 1;
+                        if number % 5 == 0 {
+                            pool.sync()?;
+                            synced = done;
+                        }
+                        if number % 10 == 7 {
+                            pool.checkpoint()?;
+                            synced = done;
+                        }
+                    }
+                    pool.close()
+                };
+                step().is_ok()
+            });
+            if finished {
+                assert!(at > 50, "the sweep was too short: {at}");
+                break;
+            }
+            world.power_cycle(loss);
+            let pool = Pool::open(plugged(&disks), small())
+                .unwrap_or_else(|error| panic!("{loss:?} cut at {at}: {error}"));
+            let there = (0..40)
+                .take_while(|number| get(&pool, *number).is_some())
+                .count() as u64;
+            assert!(there >= synced, "{loss:?} cut at {at}: {there} of {synced}");
+            assert!(
+                (there..40).all(|number| get(&pool, number).is_none()),
+                "{loss:?} at {at}"
+            );
+            at += 1;
+        }
+    }
+}

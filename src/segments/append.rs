@@ -1,0 +1,273 @@
+//! Appending extents, syncing and reading them.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::accounts::Accounts;
+use super::unsynced::{Images, Unsynced};
+use crate::backing::FileName;
+use crate::format::{
+    Algorithm, BLOCK, ExtentHeader, ExtentRow, Ino, Lsn, MAX_EXTENT, PoolTag, SegmentNo,
+};
+use crate::mirrors::{BadBlock, MirrorError, MirrorSet, Place};
+
+/// Length at which a segment is closed, in bytes.
+pub const SEGMENT_SIZE: u32 = 64 << 20;
+/// Extents begin at multiples of this, the sector size.
+const EXTENT_ALIGN: u32 = 512;
+/// From this payload on the payload is aligned to blocks, so that pages are written whole and
+/// freeing it frees whole blocks below. For smaller ones the padding would cost too much.
+const ALIGN_PAYLOAD_FROM: usize = 32 << 10;
+
+#[derive(Debug)]
+struct Open {
+    /// The segment being filled and its length.
+    current: Option<(SegmentNo, u32)>,
+    next: SegmentNo,
+}
+
+/// What the segments of a pool have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentsConfig {
+    /// Checksum algorithm.
+    pub algorithm: Algorithm,
+    /// The pool.
+    pub pool: PoolTag,
+    /// Number for the next segment.
+    pub next: SegmentNo,
+    /// Length at which a segment is closed, in bytes.
+    pub size: u32,
+}
+
+/// The segments of an open pool.
+#[derive(Debug)]
+pub struct Segments {
+    mirrors: Arc<MirrorSet>,
+    config: SegmentsConfig,
+    open: Mutex<Open>,
+    accounts: Mutex<Accounts>,
+    unsynced: Mutex<Unsynced>,
+    /// Held while the segments are synced: what such a sync has taken on itself is durable only at
+    /// its end.
+    syncing: Mutex<()>,
+}
+
+struct Slot {
+    segment: SegmentNo,
+    header: u32,
+    payload: u32,
+}
+
+impl Segments {
+    /// The segments of a pool.
+    pub fn new(mirrors: Arc<MirrorSet>, config: SegmentsConfig, accounts: Accounts) -> Segments {
+        Segments {
+            mirrors,
+            config,
+            open: Mutex::new(Open {
+                current: None,
+                next: config.next,
+            }),
+            accounts: Mutex::new(accounts),
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
+        }
+    }
+
+    /// Number that the next new segment gets.
+    pub fn next_segment(&self) -> SegmentNo {
+        self.open.lock().next
+    }
+
+    /// The first segment that this mount has made or will make.
+    pub const fn first_of_mount(&self) -> SegmentNo {
+        self.config.next
+    }
+
+    /// Runs `work` on the accounts, under their lock.
+    pub fn with_accounts<T>(&self, work: impl FnOnce(&mut Accounts) -> T) -> T {
+        work(&mut self.accounts.lock())
+    }
+
+    /// Writes `payload` to all mirrors as an extent of the file `ino` at `file_offset`; the row says
+    /// where. No row points to it before the caller puts one and calls [`Segments::settled`].
+    ///
+    /// # Errors
+    /// [`MirrorError::NoSpace`] if a mirror is full: what was written is given back.
+    pub fn append(
+        &self,
+        ino: Ino,
+        file_offset: u64,
+        born: Lsn,
+        payload: &[u8],
+    ) -> Result<ExtentRow, MirrorError> {
+        assert!(
+            !payload.is_empty() && payload.len() <= MAX_EXTENT,
+            "extent of 1 byte to 1 MiB"
+        );
+        let algorithm = self.config.algorithm;
+        let mut sums = Vec::with_capacity(payload.len().div_ceil(BLOCK) * algorithm.width());
+        payload
+            .chunks(BLOCK)
+            .for_each(|block| algorithm.append(block, &mut sums));
+        let slot = self.reserve(payload.len())?;
+        let header = ExtentHeader {
+            algorithm,
+            pool: self.config.pool,
+            born,
+            ino,
+            file_offset,
+            payload_at: slot.payload - slot.header,
+            stored: payload.len() as u32,
+            sums,
+        };
+        let head = header.encode();
+        let parts = [head.as_slice(), payload];
+        let file = FileName::Segment(slot.segment);
+        let written = self.mirrors.write(file, u64::from(slot.header), &parts);
+        if let Err(error) = written {
+            let len = (head.len() + payload.len()) as u64;
+            self.mirrors.punch(file, u64::from(slot.header), len);
+            self.settled(slot.segment, slot.header);
+            return Err(error);
+        }
+        self.unsynced
+            .lock()
+            .wrote(slot.segment, slot.header, &parts);
+        Ok(ExtentRow {
+            segment: slot.segment,
+            offset: slot.payload,
+            stored: payload.len() as u32,
+            len: payload.len() as u32,
+            header: slot.header,
+            born,
+            sums: header.sums,
+        })
+    }
+
+    /// A row points to the extent now, or none ever will.
+    pub fn settled(&self, segment: SegmentNo, header: u32) {
+        self.unsynced.lock().settled(segment, header);
+    }
+
+    /// Ranges of a segment that were written but to which no row points yet.
+    pub fn unlinked(&self, segment: SegmentNo) -> Vec<(u32, u32)> {
+        self.unsynced.lock().unlinked(segment)
+    }
+
+    /// The segment being filled and its length.
+    pub fn open_segment(&self) -> Option<(SegmentNo, u32)> {
+        self.open.lock().current
+    }
+
+    fn reserve(&self, payload: usize) -> Result<Slot, MirrorError> {
+        let header_len = ExtentHeader::len_for(self.config.algorithm, payload) as u32;
+        let place = |end: u32| {
+            if payload >= ALIGN_PAYLOAD_FROM {
+                let payload = (end + header_len).next_multiple_of(BLOCK as u32);
+                (
+                    (payload - header_len) / EXTENT_ALIGN * EXTENT_ALIGN,
+                    payload,
+                )
+            } else {
+                (end, (end + header_len).next_multiple_of(8))
+            }
+        };
+        let mut open = self.open.lock();
+        let fits = |end: u32| place(end).1 + payload as u32 <= self.config.size;
+        let (segment, end) = match open.current {
+            Some((segment, end)) if fits(end) => (segment, end),
+            _ => {
+                let segment = open.next;
+                self.mirrors.create(FileName::Segment(segment))?;
+                open.next = SegmentNo(segment.0 + 1);
+                self.unsynced.lock().created(segment);
+                (segment, 0)
+            }
+        };
+        let (header, at) = place(end);
+        let end = (at + payload as u32).next_multiple_of(EXTENT_ALIGN);
+        open.current = Some((segment, end));
+        self.unsynced.lock().reserved(segment, header, end - header);
+        self.accounts.lock().extend(segment, end);
+        Ok(Slot {
+            segment,
+            header,
+            payload: at,
+        })
+    }
+
+    /// Whether anything was written since the last sync of the segments.
+    pub fn is_dirty(&self) -> bool {
+        self.unsynced.lock().is_dirty()
+    }
+
+    /// How the data written since the last call becomes durable. The caller does what it says. Waits
+    /// for a sync of the segments that is under way.
+    pub fn take_images(&self) -> Images {
+        let _syncing = self.syncing.lock();
+        self.unsynced.lock().take_images()
+    }
+
+    /// Makes everything written so far durable in its segments.
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`].
+    pub fn sync(&self) -> Result<(), MirrorError> {
+        let _syncing = self.syncing.lock();
+        let (dirty, fresh) = self.unsynced.lock().take_dirty();
+        let name = |segments: Vec<SegmentNo>| -> Vec<FileName> {
+            segments.into_iter().map(FileName::Segment).collect()
+        };
+        self.mirrors.sync(&name(dirty), &name(fresh))
+    }
+
+    /// Fills `out` with the blocks of `row` from block `first` on; `out` is whole blocks, but may
+    /// end with the row's short last block.
+    ///
+    /// # Errors
+    /// The blocks, counted from `first`, that no mirror could supply.
+    pub fn read(&self, row: &ExtentRow, first: usize, out: &mut [u8]) -> Result<(), Vec<BadBlock>> {
+        let (algorithm, width) = (self.config.algorithm, self.config.algorithm.width());
+        self.mirrors
+            .read(place_of(row, first), out, &|block, bytes| {
+                algorithm.matches(bytes, row.sum(first + block, width))
+            })
+    }
+
+    /// Checks a row's blocks on the medium of every mirror and repairs bad copies; returns how many
+    /// were bad.
+    ///
+    /// # Errors
+    /// The blocks that no mirror could supply.
+    pub fn verify(&self, row: &ExtentRow) -> Result<usize, Vec<BadBlock>> {
+        let (algorithm, width) = (self.config.algorithm, self.config.algorithm.width());
+        let mut out = vec![0; row.stored as usize];
+        self.mirrors
+            .verify_all(place_of(row, 0), &mut out, &|block, bytes| {
+                algorithm.matches(bytes, row.sum(block, width))
+            })
+    }
+
+    /// Removes a segment in which nothing is live, on every mirror.
+    pub fn remove(&self, segment: SegmentNo) {
+        let file = FileName::Segment(segment);
+        self.unsynced.lock().forget(segment);
+        self.mirrors.forget_repairs(file);
+        self.mirrors.remove(file);
+        self.accounts.lock().remove(segment);
+    }
+
+    /// Stops appending to the open segment; the next extent begins a new one.
+    pub fn close_open(&self) {
+        self.open.lock().current = None;
+    }
+}
+
+const fn place_of(row: &ExtentRow, first: usize) -> Place {
+    Place {
+        file: FileName::Segment(row.segment),
+        offset: row.offset as u64 + (first * BLOCK) as u64,
+    }
+}

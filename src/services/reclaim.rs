@@ -1,0 +1,251 @@
+//! Space comes back: holes where data was, segments that are empty, segments that are mostly dead.
+//!
+//! Only what a finished checkpoint has freed is given back, since until then a crash brings back
+//! rows that point there; and of that only what no row points to, neither as of that checkpoint nor
+//! now, and no extent that is about to get its row. The filesystem below frees whole blocks, so a
+//! range is widened to the blocks it shares with dead neighbours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::format::{
+    BLOCK, EXTENT_HEADER_LEN, ExtentRow, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo,
+};
+use crate::index::{Freed, Txn};
+use crate::pool::{Intent, Pool, PoolError, Result};
+
+/// Freed ranges kept one by one for a segment; beyond that the whole segment is gone through.
+const RANGES_MAX: usize = 4096;
+/// A closed segment that takes this many times its live bytes below is compacted.
+const COMPACT_FACTOR: u64 = 2;
+/// Segments that take less are left alone, in bytes.
+const COMPACT_FROM: u64 = 1 << 20;
+const ROWS: usize = 1024;
+
+/// Gives freed space back to the filesystems below.
+#[derive(Debug)]
+pub struct Reclaim {
+    pool: Arc<Pool>,
+    /// Ranges to give back, by segment.
+    queue: BTreeMap<SegmentNo, Vec<Range<u32>>>,
+    /// Segments to look at for compaction.
+    suspects: BTreeSet<SegmentNo>,
+    /// Whether the segment files were compared with the index since the mount.
+    surveyed: bool,
+}
+
+impl Reclaim {
+    /// A service for this pool.
+    pub fn new(pool: Arc<Pool>) -> Reclaim {
+        let (queue, suspects) = (BTreeMap::new(), BTreeSet::new());
+        Reclaim {
+            pool,
+            queue,
+            suspects,
+            surveyed: false,
+        }
+    }
+
+    /// Does a piece of work: up to `budget` segments. Returns whether there is more.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the index cannot be read or the pool has stopped; a full disk is none.
+    pub fn step(&mut self, budget: usize) -> Result<bool> {
+        if !self.surveyed {
+            self.survey()?;
+            self.surveyed = true;
+        }
+        self.take_in(self.pool.take_freed());
+        for _ in 0..budget {
+            if let Some((segment, ranges)) = self.queue.pop_first() {
+                self.give_back(segment, ranges)?;
+            } else if let Some(segment) = self.suspects.pop_first() {
+                match self.compact(segment) {
+                    Err(PoolError::NoSpace { .. } | PoolError::Damaged { .. }) => {}
+                    other => other?,
+                }
+            } else {
+                return Ok(false);
+            }
+        }
+        Ok(!self.queue.is_empty() || !self.suspects.is_empty())
+    }
+
+    fn take_in(&mut self, freed: Vec<Freed>) {
+        for Freed {
+            segment,
+            offset,
+            len,
+            header,
+        } in freed
+        {
+            let ranges = self.queue.entry(segment).or_default();
+            if ranges.len() == RANGES_MAX {
+                ranges.clear();
+                ranges.push(0..u32::MAX);
+            }
+            // The header goes with the last piece of its extent, so it is tried with each.
+            let start = if offset - header <= 2 * BLOCK as u32 {
+                header
+            } else {
+                offset
+            };
+            match ranges.last_mut() {
+                Some(last) if last.end == u32::MAX => {}
+                Some(last) if last.start <= start && start <= last.end.saturating_add(512) => {
+                    last.end = last.end.max(offset + len);
+                }
+                _ => ranges.push(start..offset + len),
+            }
+        }
+    }
+
+    /// Finds what a crash left behind: segments that no row points to, and freed ranges whose
+    /// holes were never made.
+    fn survey(&mut self) -> Result<()> {
+        let newest = self.pool.first_segment_of_mount();
+        for (segment, allocated) in self.pool.segment_files() {
+            if segment >= newest {
+                continue;
+            }
+            let live = self
+                .pool
+                .checkpointed_segment(segment)?
+                .map_or(0, |row| row.live);
+            if live == 0 || allocated > live + live / 2 + COMPACT_FROM {
+                self.queue.insert(segment, vec![0..u32::MAX]);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, segment: SegmentNo, ranges: Vec<Range<u32>>) -> Result<()> {
+        let open = self.pool.open_segment();
+        let row = self.pool.checkpointed_segment(segment)?;
+        let is_open = open.is_some_and(|(open, _)| open == segment);
+        let unlinked = self.pool.unlinked_in(segment);
+        if !is_open && unlinked.is_empty() && row.is_none_or(|row| row.live == 0) {
+            if self.pool.owners(segment, 0..u32::MAX, 1)?.is_empty() {
+                self.pool.remove_segment(segment);
+            }
+            return Ok(());
+        }
+        let end = match open {
+            // Behind the end of the open segment the next extent may be on its way.
+            Some((open, end)) if open == segment => end / BLOCK as u32 * BLOCK as u32,
+            _ => row.map_or(0, |row| row.end).next_multiple_of(BLOCK as u32),
+        };
+        for range in ranges {
+            self.punch(segment, range.start..range.end.min(end), end)?;
+        }
+        self.suspects.insert(segment);
+        Ok(())
+    }
+
+    /// Punches what is dead in `range`, widened to whole blocks.
+    fn punch(&self, segment: SegmentNo, range: Range<u32>, end: u32) -> Result<()> {
+        let block = BLOCK as u32;
+        let window = range.start / block * block..range.end.next_multiple_of(block).min(end);
+        let mut at = window.start;
+        while at < window.end {
+            let stop = window.end.min(at.saturating_add(8 * MAX_EXTENT as u32));
+            let mut live = self.live_ranges(segment, at..stop)?;
+            live.sort_unstable_by_key(|live| live.start);
+            live.push(stop..stop);
+            let mut dead_from = at;
+            for live in live {
+                let from = dead_from.next_multiple_of(block);
+                let to = live.start.min(stop) / block * block;
+                if from < to {
+                    self.pool.punch_segment(segment, from, to - from);
+                }
+                dead_from = dead_from.max(live.end);
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Ranges of a segment that overlap `window` and must stay: rows' data and their headers.
+    fn live_ranges(&self, segment: SegmentNo, window: Range<u32>) -> Result<Vec<Range<u32>>> {
+        let width = self.pool.algorithm().width();
+        let header_max = (EXTENT_HEADER_LEN + MAX_EXTENT / BLOCK * width) as u32;
+        // A row may begin up to an extent before the window, and the header of one behind it may
+        // reach into it.
+        let reach = MAX_EXTENT as u32 + header_max + 2 * BLOCK as u32;
+        let from = window.start.saturating_sub(reach);
+        let to = window.end.saturating_add(reach);
+        let mut ranges = Vec::new();
+        for (offset, row) in self.pool.owners(segment, from..to, usize::MAX)? {
+            ranges.push(offset..offset + row.stored);
+            ranges.push(row.header..(row.header + header_max).min(offset));
+        }
+        for (offset, len) in self.pool.unlinked_in(segment) {
+            ranges.push(offset..offset + len);
+        }
+        ranges.retain(|live| live.start < window.end && live.end > window.start);
+        Ok(ranges)
+    }
+
+    /// Moves what is live in a closed segment elsewhere, if it takes much more space than that.
+    fn compact(&self, segment: SegmentNo) -> Result<()> {
+        let closed = self
+            .pool
+            .open_segment()
+            .is_none_or(|(open, _)| open != segment);
+        let Some(row) = self.pool.checkpointed_segment(segment)? else {
+            return Ok(());
+        };
+        let allocated = self.pool.segment_allocated(segment);
+        if !closed || allocated < COMPACT_FROM || allocated < COMPACT_FACTOR * row.live {
+            return Ok(());
+        }
+        let mut from = Key::reverse_at(segment, 0);
+        loop {
+            let rows = self.pool.scan(&from, &Key::reverse_end(segment), ROWS)?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(());
+            };
+            let (_, at, ino, file_offset) = last.reverse_parts()?;
+            from = Key::reverse(segment, at, ino, file_offset.saturating_add(1));
+            for (key, value) in &rows {
+                let (_, at, ino, file_offset) = key.reverse_parts()?;
+                self.move_extent(segment, at, ino, file_offset, ReverseRow::decode(value)?)?;
+            }
+        }
+    }
+
+    fn move_extent(
+        &self,
+        segment: SegmentNo,
+        at: u32,
+        ino: Ino,
+        file_offset: u64,
+        reverse: ReverseRow,
+    ) -> Result<()> {
+        self.pool.begin(Intent::Grow)?;
+        let _inode = self.pool.lock_exclusive(ino);
+        let Some(value) = self.pool.get(&Key::extent(ino, file_offset))? else {
+            return Ok(());
+        };
+        let old = ExtentRow::decode(&value, self.pool.algorithm().width())?;
+        // It may have been overwritten or cut since the row was read.
+        if (old.segment, old.offset, old.stored) != (segment, at, reverse.stored) {
+            return Ok(());
+        }
+        let mut data = vec![0; old.stored as usize];
+        let whole = ExtentRow {
+            len: old.stored,
+            ..old.clone()
+        };
+        self.pool.load(ino, file_offset, &whole, 0, &mut data)?;
+        let mut new = self.pool.store(ino, file_offset, &data)?;
+        new.len = old.len;
+        let mut txn = Txn::new();
+        txn.unlink_extent(ino, file_offset, &old);
+        txn.link_extent(ino, file_offset, &new);
+        self.pool.commit(txn)?;
+        Ok(())
+    }
+}

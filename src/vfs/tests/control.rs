@@ -1,0 +1,171 @@
+//! The control directory and the attributes of ours.
+
+use nix::errno::Errno;
+
+use crate::format::{FileKind, Ino};
+use crate::vfs::testing::{ROOT, USER, check, content, damage, dir, file, names, test_vfs};
+use crate::vfs::{Result, SetAttr, Whence, is_control};
+
+const TOP: Ino = Ino::ROOT;
+
+fn errno<T: std::fmt::Debug>(result: Result<T>) -> Errno {
+    result.expect_err("must fail").errno()
+}
+
+#[test]
+fn the_control_directory_is_found_but_not_listed() {
+    let vfs = test_vfs();
+    file(&vfs, TOP, "f");
+    assert_eq!(names(&vfs, TOP), ["f"]);
+    let attr = vfs.lookup(TOP, b".mendfs").unwrap();
+    assert_eq!(
+        (attr.kind, attr.permissions, attr.uid),
+        (FileKind::Directory, 0o555, 0)
+    );
+    assert!(is_control(attr.ino));
+    assert_eq!(names(&vfs, attr.ino), ["status.json"]);
+    assert_eq!(vfs.lookup(attr.ino, b"..").unwrap().ino, TOP);
+    assert_eq!(vfs.parent(attr.ino).unwrap(), TOP);
+    let parent = dir(&vfs, TOP, "d");
+    assert_eq!(
+        errno(vfs.lookup(parent, b".mendfs")),
+        Errno::ENOENT,
+        "in the root only"
+    );
+    file(&vfs, parent, ".mendfs");
+    assert_eq!(vfs.getattr(TOP).unwrap().size, 2);
+    check(&vfs);
+}
+
+#[test]
+fn each_lookup_of_a_report_is_a_snapshot_until_forgotten() {
+    let vfs = test_vfs();
+    let parent = vfs.lookup(TOP, b".mendfs").unwrap().ino;
+    let first = vfs.lookup(parent, b"status.json").unwrap();
+    let second = vfs.lookup(parent, b"status.json").unwrap();
+    assert_ne!(first.ino, second.ino);
+    assert_eq!((first.kind, first.permissions), (FileKind::Regular, 0o444));
+    let json: serde_json::Value = serde_json::from_slice(&content(&vfs, first.ino)).unwrap();
+    assert!(json.is_object());
+    let mut out = Vec::new();
+    vfs.read(first.ino, 1, 3, &mut out).unwrap();
+    assert_eq!(out.len(), 3);
+    vfs.read(first.ino, u64::MAX, 3, &mut out).unwrap();
+    assert!(out.is_empty());
+    assert_eq!(vfs.lseek(first.ino, 0, Whence::Hole).unwrap(), first.size);
+    vfs.reference(first.ino).unwrap();
+    vfs.forget(first.ino, 1);
+    vfs.getattr(first.ino).unwrap();
+    vfs.forget(first.ino, 1);
+    assert_eq!(errno(vfs.getattr(first.ino)), Errno::ESTALE);
+    vfs.getattr(second.ino).unwrap();
+    let mut listed = None;
+    vfs.readdir(parent, 2, &mut |item| listed.replace(item.ino).is_none())
+        .unwrap();
+    assert_eq!(
+        errno(vfs.reference(listed.unwrap())),
+        Errno::ESTALE,
+        "to be looked up by name"
+    );
+}
+
+#[test]
+fn nobody_changes_the_control_directory() {
+    let vfs = test_vfs();
+    let control = vfs.lookup(TOP, b".mendfs").unwrap().ino;
+    let report = vfs.lookup(control, b"status.json").unwrap().ino;
+    let f = file(&vfs, TOP, "f");
+    let name = b".mendfs";
+    assert_eq!(errno(vfs.mkdir(&ROOT, TOP, name, 0)), Errno::EEXIST);
+    assert_eq!(errno(vfs.mknod(&ROOT, TOP, name, 0, 0)), Errno::EEXIST);
+    assert_eq!(errno(vfs.symlink(&ROOT, TOP, name, b"x")), Errno::EEXIST);
+    assert_eq!(errno(vfs.link(&ROOT, f, TOP, name)), Errno::EEXIST);
+    assert_eq!(errno(vfs.rmdir(&ROOT, TOP, name)), Errno::EPERM);
+    assert_eq!(
+        errno(vfs.unlink(&ROOT, control, b"status.json")),
+        Errno::EPERM
+    );
+    assert_eq!(
+        errno(vfs.rename(&ROOT, TOP, name, TOP, b"x", 0)),
+        Errno::EPERM
+    );
+    assert_eq!(
+        errno(vfs.rename(&ROOT, TOP, b"f", TOP, name, 0)),
+        Errno::EPERM
+    );
+    assert_eq!(
+        errno(vfs.rename(&ROOT, TOP, b"f", control, b"x", 0)),
+        Errno::EPERM
+    );
+    assert_eq!(errno(vfs.mknod(&ROOT, control, b"x", 0, 0)), Errno::EPERM);
+    assert_eq!(errno(vfs.link(&ROOT, report, TOP, b"x")), Errno::EPERM);
+    assert_eq!(errno(vfs.write(report, 0, b"x", false)), Errno::EPERM);
+    assert_eq!(errno(vfs.fallocate(report, 0, 1, 0)), Errno::EPERM);
+    assert_eq!(
+        errno(vfs.setattr(&ROOT, report, &SetAttr::default())),
+        Errno::EPERM
+    );
+    assert_eq!(
+        errno(vfs.setxattr(&ROOT, report, b"user.a", b"", 0)),
+        Errno::EPERM
+    );
+    assert_eq!(
+        errno(vfs.getxattr(&ROOT, report, b"user.a")),
+        Errno::ENODATA
+    );
+    assert!(vfs.listxattr(&ROOT, report).unwrap().is_empty());
+    assert_eq!(errno(vfs.copy_range(report, 0, f, 0, 1)), Errno::EOPNOTSUPP);
+    let mut out = Vec::new();
+    assert_eq!(errno(vfs.read(control, 0, 1, &mut out)), Errno::EISDIR);
+    assert_eq!(errno(vfs.lookup(report, b"x")), Errno::ENOTDIR);
+    assert_eq!(errno(vfs.lookup(control, b"x")), Errno::ENOENT);
+    assert_eq!(errno(vfs.readlink(report)), Errno::EINVAL);
+    assert_eq!(errno(vfs.readdir(report, 0, &mut |_| true)), Errno::ENOTDIR);
+}
+
+#[test]
+fn the_roots_attributes_tell_the_status() {
+    let vfs = test_vfs();
+    let f = file(&vfs, TOP, "f");
+    let listed = vfs.listxattr(&USER, TOP).unwrap();
+    assert_eq!(listed, b"user.mendfs.status\0user.mendfs.status.json\0");
+    let text = vfs.getxattr(&USER, TOP, b"user.mendfs.status").unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.lines().count() > 1 && text.lines().all(|line| line.contains('=')),
+        "{text}"
+    );
+    let json = vfs
+        .getxattr(&USER, TOP, b"user.mendfs.status.json")
+        .unwrap();
+    serde_json::from_slice::<serde_json::Value>(&json).unwrap();
+    assert_eq!(
+        errno(vfs.getxattr(&USER, f, b"user.mendfs.status")),
+        Errno::ENODATA
+    );
+    assert!(vfs.listxattr(&USER, f).unwrap().is_empty());
+    assert_eq!(
+        errno(vfs.setxattr(&ROOT, f, b"user.mendfs.x", b"", 0)),
+        Errno::EPERM
+    );
+    assert_eq!(
+        errno(vfs.removexattr(&ROOT, TOP, b"user.mendfs.status")),
+        Errno::EPERM
+    );
+}
+
+#[test]
+fn a_file_tells_its_health() {
+    let vfs = test_vfs();
+    let f = file(&vfs, TOP, "f");
+    vfs.write(f, 0, &[1; 20_000], false).unwrap();
+    let health = |ino| vfs.getxattr(&USER, ino, b"user.mendfs.health");
+    assert_eq!(health(f).unwrap(), b"ok");
+    damage(&vfs, f, 1);
+    damage(&vfs, f, 3);
+    let mut out = Vec::new();
+    assert_eq!(errno(vfs.read(f, 0, 20_000, &mut out)), Errno::EIO);
+    assert_eq!(errno(vfs.read(f, 3 * 4096, 4096, &mut out)), Errno::EIO);
+    assert_eq!(health(f).unwrap(), b"damaged: 4096+4096 12288+4096");
+    assert_eq!(errno(health(Ino(999))), Errno::ESTALE);
+}
