@@ -267,6 +267,14 @@ impl Backing for DirBacking {
         }
     }
 
+    fn forget_cached(&self, file: FileName) -> io::Result<()> {
+        // On a descriptor of its own, as in read_medium.
+        let own = self.open_at(&file.path(), OFlag::O_RDONLY)?;
+        own.sync_data()?;
+        let _ = posix_fadvise(&own, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        Ok(())
+    }
+
     fn write_at(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
         self.handle(file)?.write_at(offset, buffers)
     }

@@ -109,6 +109,13 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// As pread(2) and fdatasync(2).
     fn read_medium(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
+    /// Syncs the file and has the page cache forget it, as far as the filesystem below allows, so
+    /// that what is read next comes from the medium.
+    ///
+    /// # Errors
+    /// As fdatasync(2).
+    fn forget_cached(&self, file: FileName) -> io::Result<()>;
+
     /// Writes the buffers one after another at `offset`, all or an error.
     ///
     /// # Errors

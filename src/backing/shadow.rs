@@ -136,6 +136,10 @@ impl Backing for Shadow {
         self.read(file, offset, buf, true)
     }
 
+    fn forget_cached(&self, file: FileName) -> io::Result<()> {
+        self.under.forget_cached(file)
+    }
+
     fn write_at(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
         self.with(file, |shade| {
             let mut at = offset;

@@ -401,6 +401,13 @@ impl Backing for SimDisk {
         state.read(file, offset, buf)
     }
 
+    fn forget_cached(&self, file: FileName) -> io::Result<()> {
+        let mut state = self.begin(Kind::Sync)?;
+        state.sync(file)?;
+        state.node(file)?.0.drop_caches();
+        Ok(())
+    }
+
     fn write_at(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
         let mut state = self.begin(Kind::Change)?;
         match buffers {

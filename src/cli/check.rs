@@ -21,6 +21,9 @@ use crate::vfs::{Vfs, VfsOptions};
 const FSCK_CORRECTED: u8 = 1;
 const FSCK_UNCORRECTED: u8 = 4;
 
+/// Repairs done in one go.
+const REPAIRS: usize = 256;
+
 /// What was found.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -85,6 +88,8 @@ fn verify(directories: &[PathBuf], repair: bool, talk: bool) -> Result<Report, F
     }
     progress.finish();
     let found = verifier.report().clone();
+    // Over shadows this is done in memory, so that a copy that cannot be rewritten shows too.
+    while pool.repair_step(REPAIRS) > 0 {}
     if repair {
         // Also finishes the deletions that a crash interrupted.
         let vfs =

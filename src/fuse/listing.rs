@@ -76,7 +76,7 @@ fn add_plus(vfs: &Vfs, entry: &Entry, reply: &mut ReplyDirectoryPlus) -> bool {
                 lifetime(attr.ino),
             )
         }
-        Err(error) if error.errno() == Errno::ENOENT => return true,
+        Err(error) if gone(error.errno()) && !vfs::is_control(entry.ino) => return true,
         Err(error) => {
             // One unreadable inode must not hide the rest of its directory: its name is
             // shown, and whoever asks for more gets the error.
@@ -94,4 +94,10 @@ fn add_plus(vfs: &Vfs, entry: &Entry, reply: &mut ReplyDirectoryPlus) -> bool {
         vfs.forget(entry.ino, 1);
     }
     !full
+}
+
+/// Whether the inode was deleted after its name was read. Reports of the control directory answer
+/// the same way, as they come to be only when they are looked up; their names are shown.
+fn gone(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ESTALE)
 }

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use super::sums::SumsTable;
 use crate::backing::FileName;
 use crate::format::{Algorithm, BLOCK, BLOCK_U64, CheckpointBegin, CheckpointDone, Lsn, SumEntry};
-use crate::mirrors::{MirrorError, MirrorSet, Place};
+use crate::mirrors::{Mend, MirrorError, MirrorSet, Place};
 
 /// Pages written in one go at most.
 const RUN_PAGES: usize = 256;
@@ -180,9 +180,13 @@ impl PageStore {
         (self.shared.read().committed_len / BLOCK_U64) as u32
     }
 
-    /// Checks pages `from..to` on every mirror and repairs bad ones: (bad copies, lost pages).
+    /// Checks pages `from..to` on every mirror and repairs bad ones: (bad copies, lost pages). A walk
+    /// that begins at page 0 has the mirrors read from their media.
     pub(super) fn verify(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
         let (mut bad, mut lost) = (0, Vec::new());
+        if from == 0 {
+            self.mirrors.forget_cached(FileName::Index);
+        }
         for page in from..to {
             let shared = self.shared.read();
             let entry = shared.sums.get(page);
@@ -195,7 +199,10 @@ impl PageStore {
             };
             let mut out = vec![0; BLOCK];
             let matches = |_: usize, bytes: &[u8]| self.algorithm.sum64(&[bytes]) == entry.sum;
-            match self.mirrors.verify_all(place, &mut out, &matches) {
+            match self
+                .mirrors
+                .verify_all(place, &mut out, &matches, Mend::Now)
+            {
                 Ok(repaired) => bad += repaired,
                 Err(_) => lost.push(page),
             }
@@ -205,6 +212,7 @@ impl PageStore {
 
     /// Checks the page-sum table on every mirror and repairs it; returns the bad copies.
     pub(super) fn verify_sums(&self) -> usize {
+        self.mirrors.forget_cached(FileName::Sums);
         self.shared.read().sums.verify(&self.mirrors)
     }
 

@@ -6,7 +6,7 @@
 
 use crate::backing::FileName;
 use crate::format::{Algorithm, BLOCK, BLOCK_U64, PoolTag, SUMS_PER_BLOCK, SumEntry, SumsBlock};
-use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place};
+use crate::mirrors::{Damage, Mend, MirrorError, MirrorId, MirrorSet, Place};
 
 #[derive(Debug, Clone)]
 struct Block {
@@ -224,7 +224,8 @@ impl SumsTable {
                     .is_ok_and(|found| found.entries == self.entries_of(block))
             };
             let mut out = vec![0; BLOCK];
-            bad += match mirrors.verify_all(place, &mut out, &|_, bytes| matches(bytes)) {
+            bad += match mirrors.verify_all(place, &mut out, &|_, bytes| matches(bytes), Mend::Now)
+            {
                 Ok(repaired) => repaired,
                 Err(lost) => lost.len(),
             };

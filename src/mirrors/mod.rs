@@ -21,7 +21,7 @@ mod write;
 
 pub use decide::{Damage, Outcome, Verdict};
 pub use membership::{Candidate, Choice, OpenError, Standing, choose, read_superblock};
-pub use read::{BadBlock, Place};
+pub use read::{BadBlock, Mend, Place};
 pub use repair::{Incident, Resolution};
 pub use set::{Counters, Mirror, MirrorId, MirrorSet, MirrorState, Witness};
 pub use write::MirrorError;

@@ -29,6 +29,15 @@ impl Place {
     }
 }
 
+/// When a bad copy is rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mend {
+    /// Before the call returns: for what may be rewritten with newer bytes later.
+    Now,
+    /// Soon, together with others, by a service.
+    Soon,
+}
+
 /// A block that no mirror could supply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadBlock {
@@ -234,8 +243,66 @@ impl MirrorSet {
         Ok(complete)
     }
 
-    /// Checks the copy of every online mirror, on the medium, and repairs the bad ones before it
-    /// returns. `out` is filled as by [`MirrorSet::read`]. Returns how many copies were bad.
+    /// Has every mirror read the file from its medium next.
+    pub fn forget_cached(&self, file: FileName) {
+        for (mirror, backing) in self.online() {
+            match backing.forget_cached(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    log::warn!(
+                        "{}: cannot sync {file} to check it: {error}",
+                        mirror.label()
+                    );
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Checks a structure of at most `max` bytes that has its own checksum, on every online mirror,
+    /// and queues the bad copies for repair. `decode` returns the bytes that belong there if it
+    /// accepts what it is given. Returns how many copies were bad; none if no copy is good.
+    pub fn verify_structure(
+        &self,
+        place: Place,
+        max: usize,
+        decode: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Option<usize> {
+        let copies: Vec<_> = self
+            .online()
+            .map(|(mirror, backing)| {
+                let mut copy = vec![0; max];
+                let got = read_copy(mirror, backing, place, &mut copy, false);
+                copy.truncate(got.unwrap_or(0));
+                (mirror.id, copy, got.err())
+            })
+            .collect();
+        let good = copies.iter().find_map(|(_, copy, _)| decode(copy))?;
+        let jobs: Vec<_> = copies
+            .into_iter()
+            .filter(|(_, copy, _)| !copy.starts_with(&good))
+            .map(|(mirror, copy, error)| {
+                let short = if copy.len() < good.len() {
+                    Damage::Short
+                } else {
+                    Damage::Checksum
+                };
+                let damage = error.unwrap_or(short);
+                RepairJob {
+                    mirror,
+                    place,
+                    damage,
+                    data: good.clone(),
+                }
+            })
+            .collect();
+        let found = jobs.len();
+        jobs.into_iter().for_each(|job| self.queue_repair(job));
+        Some(found)
+    }
+
+    /// Checks the copy of every online mirror, and has the bad ones repaired. To check the medium and
+    /// not the page cache, call [`MirrorSet::forget_cached`] first. `out` is filled
+    /// as by [`MirrorSet::read`]. Returns how many copies were bad.
     ///
     /// # Errors
     /// The blocks that no mirror could supply.
@@ -244,12 +311,13 @@ impl MirrorSet {
         place: Place,
         out: &mut [u8],
         verify: &dyn Fn(usize, &[u8]) -> bool,
+        mend: Mend,
     ) -> Result<usize, Vec<BadBlock>> {
         let online: Vec<_> = self.online().collect();
         let mut copies: Vec<(Vec<u8>, Result<usize, Damage>)> = Vec::with_capacity(online.len());
         for (mirror, backing) in &online {
             let mut copy = vec![0; out.len()];
-            let got = read_copy(mirror, *backing, place, &mut copy, true);
+            let got = read_copy(mirror, *backing, place, &mut copy, false);
             copies.push((copy, got));
         }
         let (mut jobs, mut bad) = (Vec::new(), Vec::new());
@@ -289,7 +357,10 @@ impl MirrorSet {
             }
         }
         let found = jobs.len();
-        self.repair_now(jobs);
+        match mend {
+            Mend::Now => self.repair_now(jobs),
+            Mend::Soon => jobs.into_iter().for_each(|job| self.queue_repair(job)),
+        }
         if bad.is_empty() { Ok(found) } else { Err(bad) }
     }
 }

@@ -16,7 +16,7 @@ use super::read::{Place, read_copy};
 use super::set::{Counters, Mirror, MirrorId, MirrorSet};
 use crate::backing::{Backing, FileName};
 
-/// Repairs that are kept waiting; beyond this a bad copy is found again by a later read or scrub.
+/// Repairs that are kept waiting, each with its block.
 const QUEUE_MAX: usize = 8192;
 
 /// What became of a damaged block.
@@ -70,9 +70,14 @@ struct Waiting {
 }
 
 impl MirrorSet {
+    /// Queues a repair; one that does not fit is done at once, so that damage that was found is
+    /// never left for want of room.
     pub(super) fn queue_repair(&self, job: RepairJob) {
         let mut waiting = self.repairs.waiting.lock();
-        if waiting.jobs.len() < QUEUE_MAX && waiting.known.insert((job.mirror, job.place)) {
+        if waiting.jobs.len() >= QUEUE_MAX {
+            drop(waiting);
+            self.repair_now(vec![job]);
+        } else if waiting.known.insert((job.mirror, job.place)) {
             self.count_damage(&job);
             waiting.jobs.push_back(job);
         }

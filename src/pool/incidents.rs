@@ -60,6 +60,16 @@ pub(super) struct Incidents {
     repaired: Mutex<BTreeSet<Ino>>,
     /// Ranges to give back, of checkpoints that are done.
     freed: Mutex<Vec<Freed>>,
+    suspects: Mutex<Suspects>,
+}
+
+/// Where damage was seen.
+#[derive(Debug, Default)]
+struct Suspects {
+    segments: BTreeSet<SegmentNo>,
+    index: bool,
+    /// Whether a service is checking some now.
+    inspecting: bool,
 }
 
 impl std::fmt::Debug for Incidents {
@@ -70,6 +80,7 @@ impl std::fmt::Debug for Incidents {
 
 impl Witness for Incidents {
     fn incident(&self, incident: Incident) {
+        self.suspect(incident.place.file);
         self.push(Entry::Incident(incident));
     }
 
@@ -92,6 +103,7 @@ impl Incidents {
             lost_metadata: Mutex::default(),
             repaired: Mutex::default(),
             freed: Mutex::default(),
+            suspects: Mutex::default(),
         }
     }
 
@@ -102,6 +114,17 @@ impl Incidents {
             queue.entries.push_back((now, entry));
         } else {
             queue.folded += 1;
+        }
+    }
+
+    fn suspect(&self, file: FileName) {
+        let mut suspects = self.suspects.lock();
+        match file {
+            FileName::Segment(segment) => {
+                suspects.segments.insert(segment);
+            }
+            FileName::Index | FileName::Sums => suspects.index = true,
+            FileName::Readme | FileName::Superblock | FileName::Journal => {}
         }
     }
 
@@ -129,6 +152,26 @@ impl Pool {
     /// Ranges of segments that finished checkpoints have freed and nobody has given back yet.
     pub fn take_freed(&self) -> Vec<Freed> {
         std::mem::take(&mut *self.incidents.freed.lock())
+    }
+
+    /// Where damage was seen since the last call: segments, and whether in the index.
+    pub fn take_suspects(&self) -> (BTreeSet<SegmentNo>, bool) {
+        let mut suspects = self.incidents.suspects.lock();
+        (
+            std::mem::take(&mut suspects.segments),
+            std::mem::take(&mut suspects.index),
+        )
+    }
+
+    /// Says whether a service is checking what is suspect.
+    pub fn set_inspecting(&self, inspecting: bool) {
+        self.incidents.suspects.lock().inspecting = inspecting;
+    }
+
+    /// Whether something suspect is not checked yet.
+    pub(super) fn inspecting(&self) -> bool {
+        let suspects = self.incidents.suspects.lock();
+        suspects.inspecting || suspects.index || !suspects.segments.is_empty()
     }
 
     /// Writes down what happened since the last call; returns how many incidents that were.

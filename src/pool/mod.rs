@@ -28,6 +28,7 @@ mod recover;
 mod report;
 mod space;
 pub mod status;
+mod verify;
 
 pub use commit::{Cut, Intent, Pool};
 pub use create::{CreateError, CreateOptions, create};
@@ -37,6 +38,7 @@ pub use incidents::FileHealth;
 pub use locks::{ExclusiveGuard, SharedGuard};
 pub use open::{Clock, CommitMode, MountError, Named, OpenOptions, system_clock};
 pub use recover::RecoveryReport;
+pub use verify::Owned;
 
 #[cfg(test)]
 pub(crate) mod tests;

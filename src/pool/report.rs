@@ -61,6 +61,7 @@ impl Pool {
             },
             recovery: Some(self.recovery.status()),
             repairs_pending: self.mirrors.repairs_pending() as u64,
+            inspecting: self.inspecting(),
             damaged,
         }
     }

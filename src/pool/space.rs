@@ -108,30 +108,4 @@ impl Pool {
     pub fn repairs_pending(&self) -> usize {
         self.mirrors.repairs_pending()
     }
-
-    /// Checks a row's blocks on the medium of every mirror and repairs bad copies; returns how many
-    /// copies were bad, and the numbers of the blocks that no mirror has. The caller holds the
-    /// inode's lock.
-    pub fn verify_extent(&self, row: &crate::format::ExtentRow) -> (usize, Vec<usize>) {
-        match self.segments.verify(row) {
-            Ok(bad) => (bad, Vec::new()),
-            Err(lost) => (0, lost.into_iter().map(|lost| lost.block).collect()),
-        }
-    }
-
-    /// Pages of the index on disk.
-    pub fn index_pages(&self) -> u32 {
-        self.index.pages()
-    }
-
-    /// Checks index pages `from..to` on every mirror and repairs bad copies: the number of bad
-    /// copies, and the pages that no mirror has.
-    pub fn verify_index(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
-        self.index.verify_pages(from, to)
-    }
-
-    /// Checks the page-sum table on every mirror and repairs it; returns the number of bad copies.
-    pub fn verify_sums(&self) -> usize {
-        self.index.verify_sums()
-    }
 }

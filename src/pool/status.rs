@@ -43,6 +43,8 @@ pub struct PoolStatus {
     pub recovery: Option<RecoveryStatus>,
     /// Bad copies found whose repair is not finished yet.
     pub repairs_pending: u64,
+    /// Whether the neighbourhood of damage is being checked.
+    pub inspecting: bool,
     /// Files with blocks that no mirror has a good copy of.
     pub damaged: Vec<DamagedFile>,
 }

@@ -10,7 +10,7 @@ use crate::backing::FileName;
 use crate::format::{
     Algorithm, BLOCK, ExtentHeader, ExtentRow, Ino, Lsn, MAX_EXTENT, PoolTag, SegmentNo,
 };
-use crate::mirrors::{BadBlock, MirrorError, MirrorSet, Place};
+use crate::mirrors::{BadBlock, Mend, MirrorError, MirrorSet, Place};
 
 /// Length at which a segment is closed, in bytes.
 pub const SEGMENT_SIZE: u32 = 64 << 20;
@@ -236,18 +236,33 @@ impl Segments {
             })
     }
 
-    /// Checks a row's blocks on the medium of every mirror and repairs bad copies; returns how many
-    /// were bad.
-    ///
-    /// # Errors
-    /// The blocks that no mirror could supply.
-    pub fn verify(&self, row: &ExtentRow) -> Result<usize, Vec<BadBlock>> {
+    /// Checks a row's blocks and the header of its extent on every mirror and queues bad
+    /// copies for repair. Returns how many were bad, and the blocks that no mirror could supply.
+    pub fn verify(&self, row: &ExtentRow) -> (usize, Vec<BadBlock>) {
         let (algorithm, width) = (self.config.algorithm, self.config.algorithm.width());
         let mut out = vec![0; row.stored as usize];
-        self.mirrors
-            .verify_all(place_of(row, 0), &mut out, &|block, bytes| {
-                algorithm.matches(bytes, row.sum(block, width))
-            })
+        let matches = |block: usize, bytes: &[u8]| algorithm.matches(bytes, row.sum(block, width));
+        let blocks = self
+            .mirrors
+            .verify_all(place_of(row, 0), &mut out, &matches, Mend::Soon);
+        let place = Place {
+            file: FileName::Segment(row.segment),
+            offset: u64::from(row.header),
+        };
+        let max = ExtentHeader::len_for(algorithm, MAX_EXTENT) + 2 * BLOCK;
+        // No data hangs on a header: one that is lost everywhere is not worth an alarm.
+        let header = self
+            .mirrors
+            .verify_structure(place, max, &|bytes| own_header(bytes, row, width));
+        match blocks {
+            Ok(bad) => (bad + header.unwrap_or(0), Vec::new()),
+            Err(lost) => (header.unwrap_or(0), lost),
+        }
+    }
+
+    /// Has every mirror read the segment from its medium next.
+    pub fn forget_cached(&self, segment: SegmentNo) {
+        self.mirrors.forget_cached(FileName::Segment(segment));
     }
 
     /// Removes a segment in which nothing is live, on every mirror.
@@ -263,6 +278,19 @@ impl Segments {
     pub fn close_open(&self) {
         self.open.lock().current = None;
     }
+}
+
+/// The header with its padding, as it was written, if these bytes begin with the header of the
+/// extent that `row` is a part of: its checksums must be those of the row.
+fn own_header(bytes: &[u8], row: &ExtentRow, width: usize) -> Option<Vec<u8>> {
+    let header = ExtentHeader::decode(bytes).ok()?;
+    let skipped = row
+        .offset
+        .checked_sub(row.header.checked_add(header.payload_at)?)? as usize;
+    let from = skipped / BLOCK * width;
+    let sums = header.sums.get(from..from + row.sums.len())?;
+    let ours = skipped.is_multiple_of(BLOCK) && header.born == row.born && sums == row.sums;
+    (ours && header.payload_at as usize <= bytes.len()).then(|| header.encode())
 }
 
 const fn place_of(row: &ExtentRow, first: usize) -> Place {

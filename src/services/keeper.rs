@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::inspect::Inspector;
 use super::reclaim::Reclaim;
 use crate::pool::{CommitMode, Pool, PoolError, Result};
 
@@ -144,6 +145,7 @@ fn report(what: &str, outcome: Result<()>) {
 
 fn chores_loop(pool: &Arc<Pool>, bell: &Bell) {
     let mut reclaim = Reclaim::new(Arc::clone(pool));
+    let mut inspector = Inspector::new(Arc::clone(pool));
     while !bell.stopped() {
         let mut more = pool.repair_step(REPAIRS) == REPAIRS;
         if !pool.read_only() && pool.failure().is_none() {
@@ -152,6 +154,11 @@ fn chores_loop(pool: &Arc<Pool>, bell: &Bell) {
                 Err(error) => report("reclaiming space", Err(error)),
             }
         }
+        match inspector.step() {
+            Ok(left) => more |= left,
+            Err(error) => report("checking what is suspect", Err(error)),
+        }
+        pool.set_inspecting(!inspector.is_idle());
         pool.record_incidents();
         if !more {
             bell.wait(CHORES_EVERY);

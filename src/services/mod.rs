@@ -1,10 +1,12 @@
 //! Work in the background. Each service is a plain object with a `step` that does a bounded piece
 //! of it, so that a thread ([`keeper`]) and the simulator drive the same code.
 
+pub mod inspect;
 pub mod keeper;
 pub mod reclaim;
 pub mod verify;
 
+pub use inspect::Inspector;
 pub use keeper::Keeper;
 pub use reclaim::Reclaim;
 pub use verify::{Finding, Verifier, VerifyReport};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::format::{DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, ReverseRow, Table};
-use crate::pool::{Pool, Result};
+use crate::format::{DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, SegmentNo, Table};
+use crate::pool::{Owned, Pool, Result};
 
 /// Rows gone through in one step.
 const ROWS: usize = 2048;
@@ -65,6 +65,8 @@ pub struct Verifier {
     pool: Arc<Pool>,
     stage: Stage,
     report: VerifyReport,
+    /// Segment whose turn it is.
+    segment: Option<SegmentNo>,
     /// Links and entries counted: inode to (names, subdirectories).
     names: BTreeMap<Ino, (u32, u32)>,
     entries: BTreeMap<Ino, u64>,
@@ -77,6 +79,7 @@ impl Verifier {
             pool,
             stage: Stage::Sums,
             report: VerifyReport::default(),
+            segment: None,
             names: BTreeMap::new(),
             entries: BTreeMap::new(),
         }
@@ -130,35 +133,35 @@ impl Verifier {
         let rows = self
             .pool
             .scan(from, &Key::table_end(Table::Reverse), EXTENTS)?;
-        let width = self.pool.algorithm().width();
-        let mut extents = Vec::with_capacity(rows.len());
-        for (key, value) in &rows {
-            let (segment, at, ino, offset) = key.reverse_parts()?;
-            let reverse = ReverseRow::decode(value)?;
-            let row = self.pool.get(&Key::extent(ino, offset))?;
-            match row.map(|row| ExtentRow::decode(&row, width)).transpose()? {
-                Some(row)
-                    if (row.segment, row.offset, row.stored, row.header)
-                        == (segment, at, reverse.stored, reverse.header) =>
-                {
-                    extents.push((ino, offset, row));
-                }
-                _ => self.report.find(format!(
-                    "inode {ino} at {offset}: the reverse table names it as owner of bytes that \
-                     it does not have"
-                )),
+        for (key, _) in &rows {
+            let (segment, ..) = key.reverse_parts()?;
+            if self.segment != Some(segment) {
+                self.pool.forget_cached(segment);
+                self.segment = Some(segment);
             }
         }
         let pool = &self.pool;
-        let verified: Vec<_> = extents
+        let checked: Vec<_> = rows
             .par_iter()
-            .map(|(ino, offset, row)| (*ino, *offset, row.stored, pool.verify_extent(row)))
+            .map(|(key, value)| pool.verify_owner(key, value))
             .collect();
-        for (ino, offset, stored, (bad, lost)) in verified {
-            self.report.data_bytes += u64::from(stored);
-            self.report.bad_copies += bad as u64;
-            if !lost.is_empty() {
-                self.report_lost(ino, offset, &lost);
+        for owned in checked {
+            match owned? {
+                Owned::Freed => {}
+                Owned::Mismatch { ino, offset } => self.report.find(format!(
+                    "inode {ino} at {offset}: the reverse table names it as owner of bytes that \
+                     it does not have"
+                )),
+                Owned::Checked {
+                    ino,
+                    bytes,
+                    bad,
+                    lost,
+                } => {
+                    self.report.data_bytes += bytes;
+                    self.report.bad_copies += bad as u64;
+                    self.report_lost(ino, &lost);
+                }
             }
         }
         match rows.last() {
@@ -175,11 +178,13 @@ impl Verifier {
         }
     }
 
-    fn report_lost(&mut self, ino: Ino, offset: u64, blocks: &[usize]) {
+    fn report_lost(&mut self, ino: Ino, offsets: &[u64]) {
+        if offsets.is_empty() {
+            return;
+        }
         let path = self.pool.path_of(ino).ok().flatten().unwrap_or_default();
         let path = String::from_utf8_lossy(&path).into_owned();
-        for block in blocks {
-            let at = offset + (block * crate::format::BLOCK) as u64;
+        for at in offsets {
             self.report.find(format!(
                 "/{path}: the block at {at} is damaged on every mirror"
             ));

@@ -59,17 +59,21 @@ impl Vfs {
     }
 
     fn make_root(&self) -> Result<()> {
-        if self.pool.inode(Ino::ROOT)?.is_some() {
+        if self.pool.read_only() || self.pool.inode(Ino::ROOT)?.is_some() {
             return Ok(());
         }
         self.pool.begin(Intent::Grow)?;
         let mut change = super::change::Change::new(self);
-        let row = InodeRow {
-            nlink: 2,
-            ..self.new_row(change.now, FileKind::Directory, 0o755, (0, 0), Ino::ROOT)
-        };
-        change.create(Ino::ROOT, &row);
+        change.create(Ino::ROOT, &self.empty_root());
         change.commit()
+    }
+
+    fn empty_root(&self) -> InodeRow {
+        let kind = FileKind::Directory;
+        InodeRow {
+            nlink: 2,
+            ..self.new_row(self.pool.now(), kind, 0o755, (0, 0), Ino::ROOT)
+        }
     }
 
     /// Makes everything committed so far durable: for fsync and fdatasync, of files and directories.
@@ -135,9 +139,18 @@ impl Vfs {
         Ok(self.row(ino)?.parent)
     }
 
+    /// The row of an inode, if there is one.
+    pub(super) fn inode(&self, ino: Ino) -> Result<Option<InodeRow>> {
+        match self.pool.inode(ino)? {
+            // A new pool that is mounted read-only: nobody has made its root directory.
+            None if ino == Ino::ROOT => Ok(Some(self.empty_root())),
+            row => Ok(row),
+        }
+    }
+
     /// The row of an inode, which must be there.
     pub(super) fn row(&self, ino: Ino) -> Result<InodeRow> {
-        self.pool.inode(ino)?.ok_or(VfsError::Stale)
+        self.inode(ino)?.ok_or(VfsError::Stale)
     }
 
     /// The row of a regular file.

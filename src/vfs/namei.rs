@@ -39,10 +39,7 @@ impl Vfs {
             }
             _ => self.find(parent, name)?.ino,
         };
-        let row = self
-            .pool
-            .inode(ino)?
-            .ok_or(VfsError::Dangling { parent, ino })?;
+        let row = self.inode(ino)?.ok_or(VfsError::Dangling { parent, ino })?;
         self.refs.acquire(ino);
         Ok(Attr::of(ino, &row))
     }
@@ -57,7 +54,6 @@ impl Vfs {
         }
         let _namespace = self.namespace.read();
         let row = self
-            .pool
             .inode(ino)?
             .filter(|row| row.nlink > 0)
             .ok_or(VfsError::NotFound)?;

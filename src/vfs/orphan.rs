@@ -91,7 +91,7 @@ impl Vfs {
         loop {
             self.pool.begin(Intent::Shrink)?;
             let _stripe = self.pool.lock_exclusive(ino);
-            match self.pool.inode(ino)? {
+            match self.inode(ino)? {
                 Some(row) if row.nlink == 0 && !self.refs.in_use(ino) => {}
                 _ => return Ok(()),
             }
@@ -147,7 +147,7 @@ impl Vfs {
             if !self.is_draining(ino) {
                 return Ok(());
             }
-            if self.pool.inode(ino)?.is_none() {
+            if self.inode(ino)?.is_none() {
                 self.draining.lock().remove(&ino);
                 return Ok(());
             }
@@ -193,7 +193,7 @@ impl Vfs {
     }
 
     fn clean_orphan(&self, ino: Ino) -> Result<()> {
-        match self.pool.inode(ino)? {
+        match self.inode(ino)? {
             Some(row) if row.nlink == 0 => self.reap(ino),
             Some(_) => {
                 // In the set first: if draining fails the file must not grow over its old bytes.

@@ -1,16 +1,23 @@
-//! What the vfs tests stand on: the one place that says which pool they run on, small helpers, and a
-//! check of every invariant of the rows, as a reader who knows only the pool's public interface.
+//! What the vfs tests stand on: filesystems on the real pool over simulated disks, their crashes and
+//! damage, small helpers, and a check of every invariant of the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::format::{DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, Table};
-use crate::pool::Pool;
+use crate::backing::sim::{PowerLoss, SimDisk, SimSnapshot, SimWorld};
+use crate::backing::{Backing, FileName};
+use crate::format::{
+    Algorithm, DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, Table, Timestamp,
+};
+use crate::pool::{Clock, CommitMode, CreateOptions, OpenOptions, Pool, create};
 
 use super::{Caller, SetAttr, Vfs, VfsOptions};
 
 pub(super) const BLOCK: u64 = 4096;
+/// What the pool keeps free, and what it reserves for the index.
+const SPACE_KEPT: u64 = 1 << 20;
 /// The superuser.
 pub(super) const ROOT: Caller = Caller {
     uid: 0,
@@ -26,49 +33,209 @@ pub(super) const USER: Caller = Caller {
     umask: 0o022,
 };
 
+/// A filesystem and the computer it runs on.
+#[derive(Debug)]
+pub(super) struct TestVfs {
+    vfs: Vfs,
+    pub(super) world: SimWorld,
+    disks: Vec<SimDisk>,
+}
+
+impl Deref for TestVfs {
+    type Target = Vfs;
+
+    fn deref(&self) -> &Vfs {
+        &self.vfs
+    }
+}
+
+/// A clock of which no two times are equal.
+fn clock() -> Clock {
+    static TICKS: AtomicI64 = AtomicI64::new(0);
+    Arc::new(|| {
+        let tick = TICKS.fetch_add(1, Ordering::Relaxed);
+        Timestamp {
+            seconds: 1_700_000_000 + tick / 1000,
+            nanoseconds: (tick % 1000) as u32,
+        }
+    })
+}
+
+fn plugged(disks: &[SimDisk]) -> Vec<Arc<dyn Backing>> {
+    disks
+        .iter()
+        .map(|disk| Arc::new(disk.plug()) as Arc<dyn Backing>)
+        .collect()
+}
+
+fn mount(world: SimWorld, options: VfsOptions, commit: CommitMode) -> TestVfs {
+    mount_as(world, options, commit, false)
+}
+
+fn mount_as(world: SimWorld, options: VfsOptions, commit: CommitMode, read_only: bool) -> TestVfs {
+    let disks = world.disks();
+    let named = disks
+        .iter()
+        .map(SimDisk::label)
+        .zip(plugged(&disks).into_iter().map(Some));
+    let pool = OpenOptions {
+        cache: 1 << 20,
+        clock: clock(),
+        commit,
+        ledger: false,
+        parallel: false,
+        read_only,
+        segment_size: 8 << 20,
+        index_reserve: SPACE_KEPT,
+        space_kept: Some(SPACE_KEPT),
+        ..OpenOptions::default()
+    };
+    let pool = Pool::open(named.collect(), pool).expect("mount");
+    let vfs = Vfs::new(Arc::new(pool), options).expect("mount");
+    TestVfs { vfs, world, disks }
+}
+
 /// A new, empty filesystem.
-pub(super) fn test_vfs() -> Vfs {
+pub(super) fn test_vfs() -> TestVfs {
     test_vfs_with(VfsOptions::default())
 }
 
 /// A new, empty filesystem that behaves as told.
-pub(super) fn test_vfs_with(options: VfsOptions) -> Vfs {
-    Vfs::new(Arc::new(Pool::fake()), options).expect("new filesystem")
+pub(super) fn test_vfs_with(options: VfsOptions) -> TestVfs {
+    new_vfs(options, CommitMode::None)
+}
+
+/// A new, empty filesystem on which each operation is durable when it returns.
+pub(super) fn durable_vfs_with(options: VfsOptions) -> TestVfs {
+    new_vfs(options, CommitMode::Always)
+}
+
+fn new_vfs(options: VfsOptions, commit: CommitMode) -> TestVfs {
+    mount(new_pool(), options, commit)
+}
+
+/// Two disks with a pool that was never mounted.
+pub(super) fn new_pool() -> SimWorld {
+    let world = SimWorld::new(1);
+    let disks = [world.disk("a"), world.disk("b")];
+    let how = CreateOptions {
+        label: "test".to_owned(),
+        algorithm: Algorithm::Crc32,
+        journal_size: 2 << 20,
+        created: 0,
+        random: (1..=10).map(|byte| [byte; 16]).collect(),
+    };
+    create(&plugged(&disks), &how).expect("new pool");
+    world
+}
+
+/// What the disks hold, mounted read-only.
+pub(super) fn read_only(world: &SimWorld) -> TestVfs {
+    world.disks().iter().for_each(SimDisk::settle);
+    let snapshots: Vec<SimSnapshot> = world.disks().iter().map(SimDisk::snapshot).collect();
+    mount_as(
+        restored(4, &snapshots),
+        VfsOptions::default(),
+        CommitMode::None,
+        true,
+    )
+}
+
+/// What the disks hold if the process is killed now, after a sync.
+fn snapshots(vfs: &TestVfs) -> Vec<SimSnapshot> {
+    vfs.pool.sync().expect("sync");
+    vfs.disks.iter().for_each(SimDisk::settle);
+    vfs.disks.iter().map(SimDisk::snapshot).collect()
+}
+
+/// A computer with disks that hold that.
+fn restored(seed: u64, snapshots: &[SimSnapshot]) -> SimWorld {
+    let world = SimWorld::new(seed);
+    for (snapshot, label) in snapshots.iter().zip(["a", "b"]) {
+        world.disk(label).restore(snapshot);
+    }
+    world
 }
 
 /// The filesystem as the next mount finds it if the process is killed now and nothing is lost.
-pub(super) fn killed(vfs: &Vfs) -> Vfs {
-    killed_at(vfs, commits(vfs))
+pub(super) fn killed(vfs: &TestVfs) -> TestVfs {
+    mount(restored(2, &snapshots(vfs)), vfs.options, CommitMode::None)
 }
 
-/// Transactions committed so far.
-pub(super) fn commits(vfs: &Vfs) -> usize {
-    vfs.pool.history.lock().len()
+/// As [`killed`], on disks that have only so much room for data left.
+pub(super) fn killed_with_room(vfs: &TestVfs, bytes: u64) -> TestVfs {
+    let world = restored(3, &snapshots(vfs));
+    for disk in world.disks() {
+        let space = disk.space().expect("space");
+        disk.set_capacity(space.total - space.available + 2 * SPACE_KEPT + bytes);
+    }
+    mount(world, vfs.options, CommitMode::None)
 }
 
-/// The filesystem as the next mount finds it if only the first transactions reached the disk.
-pub(super) fn killed_at(vfs: &Vfs, transactions: usize) -> Vfs {
-    Vfs::new(Arc::new(vfs.pool.crashed(transactions)), vfs.options).expect("mount after a crash")
+/// Fills what room is left, with writes that are not kept.
+pub(super) fn fill_up(vfs: &TestVfs, ino: Ino) {
+    let size = vfs.getattr(ino).expect("getattr").size;
+    for len in [1 << 16, 1] {
+        while vfs.write(ino, size, &[3; 1 << 16][..len], false).is_ok() {}
+    }
+    truncate(vfs, ino, size);
+    // Somebody else takes a little of what the pool keeps for itself.
+    for disk in &vfs.disks {
+        let space = disk.space().expect("space");
+        let kept = SPACE_KEPT.min(space.total / 16);
+        disk.set_capacity(space.total - space.available + kept - 4 * BLOCK);
+    }
 }
 
-/// Leaves this much room.
-pub(super) fn set_room(vfs: &Vfs, bytes: u64) {
-    vfs.pool.available.store(bytes, Ordering::Relaxed);
+/// The filesystem after the power went off and came back.
+pub(super) fn power_cycled(vfs: TestVfs) -> TestVfs {
+    let TestVfs {
+        vfs,
+        world,
+        disks: _,
+    } = vfs;
+    let options = vfs.options;
+    drop(vfs);
+    world.power_cycle(PowerLoss::Random);
+    mount(world, options, CommitMode::Always)
+}
+
+/// Runs `operation` on what `vfs` holds now again and again, cutting the power at one more of the
+/// changes on disk each time, and has `check` look at what the next mount finds. Each transaction is
+/// durable at once, so all states between them occur. Errors of `operation` are expected.
+pub(super) fn crash_sweep(vfs: &TestVfs, operation: impl Fn(&TestVfs), check: impl Fn(&TestVfs)) {
+    let snapshots = snapshots(vfs);
+    for change in 1.. {
+        let run = mount(
+            restored(change, &snapshots),
+            vfs.options,
+            CommitMode::Always,
+        );
+        run.world.crash_at_change(run.world.changes() + change);
+        operation(&run);
+        let ended = run.world.is_powered();
+        check(&power_cycled(run));
+        if ended {
+            return;
+        }
+    }
+}
+
+/// Journal records so far: one for each transaction, as long as nothing is synced.
+pub(super) fn records(vfs: &TestVfs) -> u64 {
+    vfs.pool.lsn().0
 }
 
 /// Damages all copies of a block of a file.
-pub(super) fn damage(vfs: &Vfs, ino: Ino, block: u64) {
-    vfs.pool.damaged.lock().insert((ino, block * BLOCK));
-}
-
-/// Row changes in the largest transaction so far.
-pub(super) fn largest_transaction(vfs: &Vfs) -> u64 {
-    vfs.pool.largest_txn.load(Ordering::Relaxed)
-}
-
-/// Extents that were stored and neither linked nor given back.
-fn leaked(vfs: &Vfs) -> usize {
-    vfs.pool.unsettled.lock().len()
+pub(super) fn damage(vfs: &TestVfs, ino: Ino, block: u64) {
+    let _ = snapshots(vfs);
+    let at = block * BLOCK;
+    let rows = vfs.pool.extents(ino, at, at + 1).expect("extents");
+    let (start, row) = rows.first().expect("a block that is not a hole");
+    let offset = u64::from(row.offset) + at - start;
+    for disk in &vfs.disks {
+        disk.corrupt(FileName::Segment(row.segment), offset, BLOCK);
+    }
 }
 
 /// A regular file, 0644, of root.
@@ -193,7 +360,6 @@ pub(super) fn check(vfs: &Vfs) {
         );
     }
     assert_eq!(vfs.pool.space().unwrap().inodes, inodes.len() as u64);
-    assert_eq!(leaked(vfs), 0, "stored for nothing");
 }
 
 fn check_names(vfs: &Vfs, inodes: &BTreeMap<Ino, InodeRow>, orphans: &BTreeSet<Ino>) {

@@ -4,7 +4,8 @@ use nix::errno::Errno;
 
 use crate::format::Ino;
 use crate::vfs::testing::{
-    BLOCK, ROOT, check, commits, content, damage, dir, file, set_room, test_vfs, truncate,
+    BLOCK, ROOT, check, content, damage, dir, file, fill_up, killed_with_room, names, new_pool,
+    read_only, records, test_vfs, truncate,
 };
 use crate::vfs::{Result, SetAttr};
 
@@ -20,28 +21,36 @@ fn a_full_filesystem_refuses_to_grow_and_changes_nothing() {
     let vfs = test_vfs();
     let ino = file(&vfs, TOP, "f");
     vfs.write(ino, 0, &[1; 10_000], false).unwrap();
-    let (before, attr) = (commits(&vfs), vfs.getattr(ino).unwrap());
-    // Room for the first extent of a write, not for the second.
-    set_room(&vfs, (1 << 20) + 5);
+
+    // Room for the first extents of a write, not for the last.
+    let tight = killed_with_room(&vfs, 3 << 20);
+    let before = records(&tight);
     assert_eq!(
-        errno(vfs.write(ino, 0, &[2; 2 << 20], false)),
+        errno(tight.write(ino, 0, &[2; 4 << 20], false)),
         Errno::ENOSPC
     );
-    set_room(&vfs, 0);
-    assert_eq!(errno(vfs.write(ino, 0, b"x", false)), Errno::ENOSPC);
-    assert_eq!(errno(vfs.mknod(&ROOT, TOP, b"g", 0, 0)), Errno::ENOSPC);
-    assert_eq!(errno(vfs.mkdir(&ROOT, TOP, b"g", 0)), Errno::ENOSPC);
-    assert_eq!(errno(vfs.symlink(&ROOT, TOP, b"g", b"t")), Errno::ENOSPC);
-    assert_eq!(errno(vfs.link(&ROOT, ino, TOP, b"g")), Errno::ENOSPC);
+    assert_eq!(records(&tight), before);
+    assert_eq!(content(&tight, ino), [1; 10_000]);
+    check(&tight);
+
+    let full = killed_with_room(&vfs, 0);
+    fill_up(&full, ino);
+    let attr = full.getattr(ino).unwrap();
+    let before = records(&full);
+    assert_eq!(errno(full.write(ino, 0, b"x", false)), Errno::ENOSPC);
+    assert_eq!(errno(full.mknod(&ROOT, TOP, b"g", 0, 0)), Errno::ENOSPC);
+    assert_eq!(errno(full.mkdir(&ROOT, TOP, b"g", 0)), Errno::ENOSPC);
+    assert_eq!(errno(full.symlink(&ROOT, TOP, b"g", b"t")), Errno::ENOSPC);
+    assert_eq!(errno(full.link(&ROOT, ino, TOP, b"g")), Errno::ENOSPC);
     assert_eq!(
-        errno(vfs.setxattr(&ROOT, ino, b"user.a", b"", 0)),
+        errno(full.setxattr(&ROOT, ino, b"user.a", b"", 0)),
         Errno::ENOSPC
     );
-    assert_eq!(errno(vfs.fallocate(ino, 0, 1, 0)), Errno::ENOSPC);
-    assert_eq!(commits(&vfs), before);
-    assert_eq!(vfs.getattr(ino).unwrap(), attr);
-    assert_eq!(content(&vfs, ino), [1; 10_000]);
-    check(&vfs);
+    assert_eq!(errno(full.fallocate(ino, 0, 1 << 30, 0)), Errno::ENOSPC);
+    assert_eq!(records(&full), before);
+    assert_eq!(full.getattr(ino).unwrap(), attr);
+    assert_eq!(content(&full, ino), [1; 10_000]);
+    check(&full);
 }
 
 #[test]
@@ -50,7 +59,8 @@ fn a_full_filesystem_can_be_emptied() {
     let (f, d) = (file(&vfs, TOP, "f"), dir(&vfs, TOP, "d"));
     vfs.write(f, 0, &[1; 100_000], false).unwrap();
     vfs.setxattr(&ROOT, f, b"user.a", b"", 0).unwrap();
-    set_room(&vfs, 0);
+    let vfs = killed_with_room(&vfs, 0);
+    fill_up(&vfs, f);
     vfs.setattr(
         &ROOT,
         f,
@@ -66,11 +76,11 @@ fn a_full_filesystem_can_be_emptied() {
     vfs.rename(&ROOT, TOP, b"f", d, b"g", 0).unwrap();
     truncate(&vfs, f, 1);
     vfs.unlink(&ROOT, d, b"g").unwrap();
-    vfs.forget(f, 1);
     vfs.rmdir(&ROOT, TOP, b"d").unwrap();
     check(&vfs);
     vfs.close().unwrap();
     check(&vfs);
+    assert_eq!(vfs.getattr(TOP).unwrap().size, 0);
 }
 
 #[test]
@@ -99,4 +109,32 @@ fn damage_hurts_only_who_needs_the_damaged_block() {
     vfs.unlink(&ROOT, TOP, b"f").unwrap();
     vfs.forget(ino, 1);
     check(&vfs);
+}
+
+#[test]
+fn a_read_only_mount_reads_and_refuses_changes() {
+    let vfs = test_vfs();
+    let ino = file(&vfs, TOP, "f");
+    vfs.write(ino, 0, b"content", false).unwrap();
+    vfs.unlink(&ROOT, TOP, b"f").unwrap();
+    let (kept, empty) = (file(&vfs, TOP, "g"), read_only(&new_pool()));
+    vfs.write(kept, 0, b"content", false).unwrap();
+    vfs.fsync(kept, false).unwrap();
+    let vfs = read_only(&vfs.world);
+    assert_eq!(content(&vfs, kept), b"content");
+    for vfs in [&vfs, &empty] {
+        assert_eq!(errno(vfs.mknod(&ROOT, TOP, b"n", 0, 0)), Errno::EROFS);
+        assert_eq!(errno(vfs.rmdir(&ROOT, TOP, b"n")), Errno::EROFS);
+        assert_eq!(
+            errno(vfs.setattr(&ROOT, TOP, &SetAttr::default())),
+            Errno::EROFS
+        );
+        vfs.forget(TOP, 1);
+        assert_eq!(vfs.lookup(TOP, b".").unwrap().ino, TOP);
+        assert_eq!(errno(vfs.lookup(TOP, b"n")), Errno::ENOENT);
+    }
+    assert!(names(&empty, TOP).is_empty());
+    assert_eq!(empty.reference(TOP).unwrap().permissions, 0o755);
+    vfs.close().unwrap();
+    empty.close().unwrap();
 }

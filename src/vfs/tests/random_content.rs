@@ -1,8 +1,10 @@
 //! Random operations on file content against plain byte vectors.
 
 use crate::format::Ino;
-use crate::vfs::testing::{ROOT, Random, check, content, file, killed, seeds, test_vfs, truncate};
-use crate::vfs::{Vfs, Whence};
+use crate::vfs::Whence;
+use crate::vfs::testing::{
+    ROOT, Random, TestVfs, check, content, file, killed, seeds, test_vfs, truncate,
+};
 
 const FILES: usize = 3;
 const SIZE: u64 = 150_000;
@@ -11,7 +13,7 @@ const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
 
 struct Run {
-    vfs: Vfs,
+    vfs: TestVfs,
     inos: Vec<Ino>,
     models: Vec<Vec<u8>>,
     random: Random,

@@ -1,0 +1,91 @@
+//! Checking what is stored, on every mirror: what scrubbing and `mendfs check` are made of.
+
+use super::commit::Pool;
+use super::error::Result;
+use crate::format::{BLOCK, ExtentRow, Ino, Key, ReverseRow, SegmentNo};
+
+/// What became of an owner row of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owned {
+    /// Its bytes were checked.
+    Checked {
+        /// The file.
+        ino: Ino,
+        /// Bytes on each mirror.
+        bytes: u64,
+        /// Copies that were bad; another mirror had a good one, and they were rewritten.
+        bad: usize,
+        /// Offsets in the file of blocks that no mirror has.
+        lost: Vec<u64>,
+    },
+    /// The file no longer has these bytes, and the owner row is gone too: freed meanwhile.
+    Freed,
+    /// The file does not have the bytes that the owner row says it has.
+    Mismatch {
+        /// The file.
+        ino: Ino,
+        /// Offset in it.
+        offset: u64,
+    },
+}
+
+impl Pool {
+    /// Has the mirrors read the segment from their media next.
+    pub fn forget_cached(&self, segment: SegmentNo) {
+        self.segments.forget_cached(segment);
+    }
+
+    /// Checks the bytes that an owner row of a segment stands for on every mirror, and repairs bad
+    /// copies. Takes the inode's lock.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn verify_owner(&self, key: &Key, value: &[u8]) -> Result<Owned> {
+        let (segment, at, ino, offset) = key.reverse_parts()?;
+        let reverse = ReverseRow::decode(value)?;
+        let _inode = self.lock_shared(ino);
+        let row = match self.get(&Key::extent(ino, offset))? {
+            Some(row) => Some(ExtentRow::decode(&row, self.algorithm().width())?),
+            None => None,
+        };
+        let same = |row: &ExtentRow| {
+            (row.segment, row.offset, row.stored, row.header)
+                == (segment, at, reverse.stored, reverse.header)
+        };
+        let Some(row) = row.filter(same) else {
+            let gone = self.get(key)?.is_none_or(|now| now != value);
+            return Ok(if gone {
+                Owned::Freed
+            } else {
+                Owned::Mismatch { ino, offset }
+            });
+        };
+        let (bad, lost) = self.segments.verify(&row);
+        let lost = lost
+            .into_iter()
+            .map(|lost| offset + (lost.block * BLOCK) as u64)
+            .collect();
+        Ok(Owned::Checked {
+            ino,
+            bytes: u64::from(row.stored),
+            bad,
+            lost,
+        })
+    }
+
+    /// Pages of the index on disk.
+    pub fn index_pages(&self) -> u32 {
+        self.index.pages()
+    }
+
+    /// Checks index pages `from..to` on every mirror and repairs bad copies: the number of bad
+    /// copies, and the pages that no mirror has.
+    pub fn verify_index(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
+        self.index.verify_pages(from, to)
+    }
+
+    /// Checks the page-sum table on every mirror and repairs it; returns the number of bad copies.
+    pub fn verify_sums(&self) -> usize {
+        self.index.verify_sums()
+    }
+}
