@@ -89,8 +89,11 @@ pub struct JournalRef {
     pub tail: u64,
     /// LSN of that record.
     pub tail_lsn: Lsn,
-    /// Run number that records at the tail carry at least: each mount that writes raises it.
+    /// Highest run number given to a mount: each mount that writes takes the next.
     pub run: u32,
+    /// Run number that the record at the tail carries at least. It moves with the tail: until a
+    /// recovery has moved that, the records of the run before are needed.
+    pub tail_run: u32,
 }
 
 /// A decoded superblock.
@@ -154,7 +157,7 @@ impl Superblock {
             .u64(journal.tail)
             .u64(journal.tail_lsn.0)
             .u32(journal.run)
-            .u32(0);
+            .u32(journal.tail_run);
         let label: Vec<u8> = self.label.bytes().take(LABEL_MAX).collect();
         let label_end = out.len() + 2 + LABEL_MAX;
         out.u16(label.len() as u16).bytes(&label).pad_to(label_end);
@@ -244,8 +247,8 @@ impl Superblock {
             tail: from.u64()?,
             tail_lsn: Lsn(from.u64()?),
             run: from.u32()?,
+            tail_run: from.u32()?,
         };
-        from.reserved(4)?;
         if journal.size == 0 || !journal.size.is_multiple_of(super::BLOCK_U64) {
             return Err(FormatError::Field {
                 field: "journal size",
@@ -339,6 +342,7 @@ pub(crate) mod tests {
                 tail: 10,
                 tail_lsn: Lsn(11),
                 run: 12,
+                tail_run: 11,
             },
             clean: true,
             hash_key: [6; 16],

@@ -103,6 +103,7 @@ impl Index {
             done.sums
                 .iter()
                 .for_each(|(page, entry)| sums.set(*page, *entry));
+            sums.truncate(done.index_len.div_ceil(BLOCK_U64) as usize);
             if sums.root() != done.sums_root {
                 return Err(IndexError::Sums(
                     "its root does not match the journal".to_owned(),

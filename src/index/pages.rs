@@ -128,6 +128,9 @@ impl PageStore {
             sums.push((*page, entry));
             shared.sums.set(*page, entry);
         }
+        shared
+            .sums
+            .truncate(shared.len.div_ceil(BLOCK_U64) as usize);
         let sums_root = shared.sums.root();
         CheckpointDone {
             generation,
@@ -160,7 +163,14 @@ impl PageStore {
             return Ok(true);
         }
         let from = shared.reserved;
-        match self.mirrors.reserve(FileName::Index, from, wanted - from) {
+        let reserved = self
+            .mirrors
+            .reserve(FileName::Index, from, wanted - from)
+            .and_then(|()| {
+                self.mirrors
+                    .reserve(FileName::Sums, 0, SumsTable::disk_len(wanted))
+            });
+        match reserved {
             Ok(()) => {
                 shared.reserved = wanted;
                 Ok(true)
@@ -190,7 +200,15 @@ impl PageStore {
         for page in from..to {
             let shared = self.shared.read();
             let entry = shared.sums.get(page);
-            if entry.generation == 0 || shared.staged.contains_key(&page) {
+            if shared.staged.contains_key(&page) {
+                continue;
+            }
+            if entry.generation == 0 {
+                // Nobody reads it, but the mirrors are to be the same.
+                let offset = u64::from(page) * BLOCK_U64;
+                if let Err(error) = self.mirrors.level(FileName::Index, offset, BLOCK_U64) {
+                    log::error!("{error}");
+                }
                 continue;
             }
             let place = Place {

@@ -54,6 +54,15 @@ impl SumsTable {
         self.blocks[page as usize / SUMS_PER_BLOCK].dirty = true;
     }
 
+    /// Bytes that the table of an index of `index_len` bytes takes on disk.
+    pub(super) const fn disk_len(index_len: u64) -> u64 {
+        index_len
+            .div_ceil(BLOCK_U64)
+            .div_ceil(SUMS_PER_BLOCK as u64)
+            * 2
+            * BLOCK_U64
+    }
+
     /// Pages with an entry of their own.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -73,6 +82,19 @@ impl SumsTable {
             );
             self.entries
                 .resize(blocks * SUMS_PER_BLOCK, SumEntry::UNDEFINED);
+        }
+    }
+
+    /// Forgets the entries of all pages from `pages` on: the index ends there. The table on disk is
+    /// as long as the index needs, so the root must not cover more than that.
+    pub(super) fn truncate(&mut self, pages: usize) {
+        let blocks = pages.div_ceil(SUMS_PER_BLOCK);
+        self.blocks.truncate(blocks);
+        self.entries.truncate(blocks * SUMS_PER_BLOCK);
+        for page in pages..self.entries.len() {
+            if self.entries[page] != SumEntry::UNDEFINED {
+                self.set(page as u32, SumEntry::UNDEFINED);
+            }
         }
     }
 
@@ -229,6 +251,18 @@ impl SumsTable {
                 Ok(repaired) => repaired,
                 Err(lost) => lost.len(),
             };
+            // The other slot may still be needed, until the superblock knows the newer one.
+            let place = Place {
+                offset: slot_offset(block, 1 - state.slot),
+                ..place
+            };
+            let intact = |bytes: &[u8]| {
+                SumsBlock::decode(bytes, self.algorithm, self.pool, block as u32).ok()?;
+                Some(bytes.to_vec())
+            };
+            bad += mirrors
+                .verify_structure(place, BLOCK, &intact, Mend::Now)
+                .unwrap_or(0);
         }
         bad
     }

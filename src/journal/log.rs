@@ -118,6 +118,11 @@ impl Journal {
         self.size
     }
 
+    /// Run number of the records that are appended.
+    pub const fn run(&self) -> u32 {
+        self.framing.run
+    }
+
     /// Bytes between tail and head.
     pub fn used(&self) -> u64 {
         let state = self.state.lock();

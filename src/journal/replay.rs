@@ -188,7 +188,7 @@ fn walk(
         .map(|(_, backing)| Reader::new(*backing, from.size))
         .collect();
     let before = Lsn(from.tail_lsn.0.saturating_sub(1));
-    let (head, next, run) = (from.tail, from.tail_lsn, from.run);
+    let (head, next, run) = (from.tail, from.tail_lsn, from.tail_run);
     let mut end = LogEnd {
         head,
         next,

@@ -9,6 +9,9 @@ use super::write::MirrorError;
 use crate::backing::{Backing, FileName};
 use crate::format::BLOCK;
 
+/// Bytes compared at a time.
+const LEVEL_STEP: u64 = 1 << 20;
+
 /// Where a run of blocks lies: the same on every mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
@@ -258,14 +261,40 @@ impl MirrorSet {
         }
     }
 
+    /// Makes a range that means nothing the same on every mirror, by writing zeros to it, if it is not;
+    /// returns whether it was not. What cannot be read, or lies behind the end, counts as zeros.
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`] if no mirror could be written.
+    pub fn level(&self, file: FileName, offset: u64, len: u64) -> Result<bool, MirrorError> {
+        let step = |at: u64| (offset + len - at).min(LEVEL_STEP);
+        let (mut at, mut differed) = (offset, false);
+        while at < offset + len {
+            let mut copies = self.online().map(|(_, backing)| {
+                let mut copy = vec![0; step(at) as usize];
+                let got = backing.read_at(file, at, &mut copy).unwrap_or(0);
+                copy[got..].fill(0);
+                copy
+            });
+            let first = copies.next();
+            if !copies.all(|copy| Some(copy) == first) {
+                differed = true;
+                self.write(file, at, &[&vec![0; step(at) as usize]])?;
+            }
+            at += step(at);
+        }
+        Ok(differed)
+    }
+
     /// Checks a structure of at most `max` bytes that has its own checksum, on every online mirror,
-    /// and queues the bad copies for repair. `decode` returns the bytes that belong there if it
-    /// accepts what it is given. Returns how many copies were bad; none if no copy is good.
+    /// and has the bad copies repaired. `decode` returns the bytes that belong there if it accepts
+    /// what it is given. Returns how many copies were bad; none if no copy is good.
     pub fn verify_structure(
         &self,
         place: Place,
         max: usize,
         decode: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
+        mend: Mend,
     ) -> Option<usize> {
         let copies: Vec<_> = self
             .online()
@@ -296,7 +325,7 @@ impl MirrorSet {
             })
             .collect();
         let found = jobs.len();
-        jobs.into_iter().for_each(|job| self.queue_repair(job));
+        self.mend(jobs, mend);
         Some(found)
     }
 
@@ -357,10 +386,14 @@ impl MirrorSet {
             }
         }
         let found = jobs.len();
+        self.mend(jobs, mend);
+        if bad.is_empty() { Ok(found) } else { Err(bad) }
+    }
+
+    fn mend(&self, jobs: Vec<RepairJob>, mend: Mend) {
         match mend {
             Mend::Now => self.repair_now(jobs),
             Mend::Soon => jobs.into_iter().for_each(|job| self.queue_repair(job)),
         }
-        if bad.is_empty() { Ok(found) } else { Err(bad) }
     }
 }

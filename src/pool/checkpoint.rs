@@ -236,6 +236,7 @@ impl Pool {
             superblock.checkpoint = reference;
             superblock.journal.tail = tail;
             superblock.journal.tail_lsn = tail_lsn;
+            superblock.journal.tail_run = self.journal.run();
         }))?;
         self.journal.set_tail(tail);
         if let Some(running) = state.running.take() {
@@ -333,6 +334,7 @@ impl Pool {
             self.guard(self.mirrors.update_superblock(|superblock| {
                 superblock.journal.tail = tail;
                 superblock.journal.tail_lsn = tail_lsn;
+                superblock.journal.tail_run = self.journal.run();
                 superblock.clean = true;
             }))?;
         }

@@ -87,6 +87,7 @@ pub fn create(
             tail: 0,
             tail_lsn: Lsn(1),
             run: 0,
+            tail_run: 0,
         },
         clean: true,
         hash_key: options.random[1],

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::commit::Pool;
 use super::error::Result;
 use crate::backing::FileName;
-use crate::format::{Key, ReverseRow, SegmentNo, SegmentRow};
+use crate::format::{BLOCK, ExtentHeader, Key, MAX_EXTENT, ReverseRow, SegmentNo, SegmentRow};
 
 impl Pool {
     /// The segment being filled and its length.
@@ -82,6 +82,57 @@ impl Pool {
     /// Ranges (offset, length) of a segment that are written but have no row yet.
     pub fn unlinked_in(&self, segment: SegmentNo) -> Vec<(u32, u32)> {
         self.segments.unlinked(segment)
+    }
+
+    /// Ranges of a segment that overlap `window` and must stay as they are: rows' data and the headers
+    /// of their extents, as of the last checkpoint and now, and extents that have no row yet.
+    /// Ascending by their start.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn live_ranges(&self, segment: SegmentNo, window: Range<u32>) -> Result<Vec<Range<u32>>> {
+        let header_max = ExtentHeader::len_for(self.algorithm(), MAX_EXTENT) as u32;
+        // A row may begin up to an extent before the window, and the header of one behind it may
+        // reach into it.
+        let reach = MAX_EXTENT as u32 + header_max + 2 * BLOCK as u32;
+        let from = window.start.saturating_sub(reach);
+        let to = window.end.saturating_add(reach);
+        let mut ranges = Vec::new();
+        for (offset, row) in self.owners(segment, from..to, usize::MAX)? {
+            ranges.push(offset..offset + row.stored);
+            ranges.push(row.header..(row.header + header_max).min(offset));
+        }
+        for (offset, len) in self.unlinked_in(segment) {
+            ranges.push(offset..offset + len);
+        }
+        ranges.retain(|live| live.start < window.end && live.end > window.start);
+        ranges.sort_unstable_by_key(|live| live.start);
+        Ok(ranges)
+    }
+
+    /// Makes the bytes between what is live the same on every mirror, if they are not: zeros. For
+    /// segments that are not being written. Returns the number of gaps that differed.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn level_gaps(&self, segment: SegmentNo) -> Result<usize> {
+        let end = self.checkpointed_segment(segment)?.map_or(0, |row| row.end);
+        let file = FileName::Segment(segment);
+        let (mut at, mut differed) = (0, 0);
+        while at < end {
+            let stop = end.min(at.saturating_add(8 * MAX_EXTENT as u32));
+            let mut live = self.live_ranges(segment, at..stop)?;
+            live.push(stop..stop);
+            for live in live {
+                if at < live.start {
+                    let (offset, len) = (u64::from(at), u64::from(live.start.min(stop) - at));
+                    differed += usize::from(self.guard(self.mirrors.level(file, offset, len))?);
+                }
+                at = at.max(live.end);
+            }
+            at = at.max(stop);
+        }
+        Ok(differed)
     }
 
     /// Gives a range of a segment back to the filesystems below.

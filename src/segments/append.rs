@@ -251,9 +251,8 @@ impl Segments {
         };
         let max = ExtentHeader::len_for(algorithm, MAX_EXTENT) + 2 * BLOCK;
         // No data hangs on a header: one that is lost everywhere is not worth an alarm.
-        let header = self
-            .mirrors
-            .verify_structure(place, max, &|bytes| own_header(bytes, row, width));
+        let ours = |bytes: &[u8]| own_header(bytes, row, width);
+        let header = self.mirrors.verify_structure(place, max, &ours, Mend::Soon);
         match blocks {
             Ok(bad) => (bad + header.unwrap_or(0), Vec::new()),
             Err(lost) => (header.unwrap_or(0), lost),

@@ -3,7 +3,9 @@
 //! A read that finds a bad block makes its whole segment suspect, on every mirror; damage found in
 //! a segment makes the segments beside it suspect. So a single rotten block costs the reading of
 //! three segments, and a mirror that is damaged all over is healed all over, although reads go to
-//! one mirror only. Damage to the index has the whole index checked: it is small.
+//! one mirror only. Damage to the index has the whole index checked: it is small. What lies between
+//! live data means nothing, but is made the same on all mirrors again, so that they can be compared
+//! from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -129,6 +131,10 @@ impl Inspector {
                 self.current = Some(current);
             }
             _ if current.bad > 0 => {
+                let open = self.pool.open_segment().map(|(open, _)| open);
+                if open != Some(current.segment) && !self.pool.read_only() {
+                    self.pool.level_gaps(current.segment)?;
+                }
                 let SegmentNo(number) = current.segment;
                 for neighbour in [number.wrapping_sub(1), number.wrapping_add(1)] {
                     self.suspect(SegmentNo(neighbour), now);

@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::format::{
-    BLOCK, EXTENT_HEADER_LEN, ExtentRow, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo,
-};
+use crate::format::{BLOCK, ExtentRow, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo};
 use crate::index::{Freed, Txn};
 use crate::pool::{Intent, Pool, PoolError, Result};
 
@@ -150,8 +148,7 @@ impl Reclaim {
         let mut at = window.start;
         while at < window.end {
             let stop = window.end.min(at.saturating_add(8 * MAX_EXTENT as u32));
-            let mut live = self.live_ranges(segment, at..stop)?;
-            live.sort_unstable_by_key(|live| live.start);
+            let mut live = self.pool.live_ranges(segment, at..stop)?;
             live.push(stop..stop);
             let mut dead_from = at;
             for live in live {
@@ -165,27 +162,6 @@ impl Reclaim {
             at = stop;
         }
         Ok(())
-    }
-
-    /// Ranges of a segment that overlap `window` and must stay: rows' data and their headers.
-    fn live_ranges(&self, segment: SegmentNo, window: Range<u32>) -> Result<Vec<Range<u32>>> {
-        let width = self.pool.algorithm().width();
-        let header_max = (EXTENT_HEADER_LEN + MAX_EXTENT / BLOCK * width) as u32;
-        // A row may begin up to an extent before the window, and the header of one behind it may
-        // reach into it.
-        let reach = MAX_EXTENT as u32 + header_max + 2 * BLOCK as u32;
-        let from = window.start.saturating_sub(reach);
-        let to = window.end.saturating_add(reach);
-        let mut ranges = Vec::new();
-        for (offset, row) in self.pool.owners(segment, from..to, usize::MAX)? {
-            ranges.push(offset..offset + row.stored);
-            ranges.push(row.header..(row.header + header_max).min(offset));
-        }
-        for (offset, len) in self.pool.unlinked_in(segment) {
-            ranges.push(offset..offset + len);
-        }
-        ranges.retain(|live| live.start < window.end && live.end > window.start);
-        Ok(ranges)
     }
 
     /// Moves what is live in a closed segment elsewhere, if it takes much more space than that.

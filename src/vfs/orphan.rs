@@ -86,13 +86,14 @@ impl Vfs {
         }
     }
 
-    /// Deletes an inode that has no name, chunk by chunk. Does nothing if it has one, or a reference.
+    /// Deletes an inode that has neither a name nor a reference, chunk by chunk. Does nothing if it
+    /// has a name after all. A reference cannot come back: those are taken by name.
     fn reap(&self, ino: Ino) -> Result<()> {
         loop {
             self.pool.begin(Intent::Shrink)?;
             let _stripe = self.pool.lock_exclusive(ino);
             match self.inode(ino)? {
-                Some(row) if row.nlink == 0 && !self.refs.in_use(ino) => {}
+                Some(row) if row.nlink == 0 => {}
                 _ => return Ok(()),
             }
             let mut change = Change::new(self);

@@ -61,11 +61,6 @@ impl Refs {
         unlinked
     }
 
-    /// Whether anybody refers to the inode.
-    pub(super) fn in_use(&self, ino: Ino) -> bool {
-        self.shard(ino).lock().contains_key(&ino)
-    }
-
     /// Marks the inode as one without a name, if anybody refers to it, and says whether.
     pub(super) fn note_unlinked(&self, ino: Ino) -> bool {
         match self.shard(ino).lock().get_mut(&ino) {
@@ -95,7 +90,6 @@ mod tests {
         assert!(refs.note_unlinked(Ino(7)));
         assert!(!refs.release(Ino(7), 1));
         assert!(refs.release(Ino(7), 1));
-        assert!(!refs.in_use(Ino(7)));
         assert!(!refs.release(Ino(7), 1), "a forget too many is ignored");
         assert!(!refs.note_unlinked(Ino(7)));
         refs.acquire(Ino(8));

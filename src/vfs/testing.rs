@@ -187,6 +187,16 @@ pub(super) fn fill_up(vfs: &TestVfs, ino: Ino) {
     }
 }
 
+/// Bytes of segments that a checkpoint now gives back.
+pub(super) fn given_back(vfs: &TestVfs) -> u64 {
+    vfs.pool.checkpoint().expect("checkpoint");
+    vfs.pool
+        .take_freed()
+        .iter()
+        .map(|freed| u64::from(freed.len))
+        .sum()
+}
+
 /// The filesystem after the power went off and came back.
 pub(super) fn power_cycled(vfs: TestVfs) -> TestVfs {
     let TestVfs {

@@ -4,8 +4,8 @@ use nix::errno::Errno;
 
 use crate::format::Ino;
 use crate::vfs::testing::{
-    BLOCK, ROOT, check, content, damage, dir, file, fill_up, killed_with_room, names, new_pool,
-    read_only, records, test_vfs, truncate,
+    BLOCK, ROOT, check, content, damage, dir, file, fill_up, given_back, killed_with_room, names,
+    new_pool, read_only, records, test_vfs, truncate,
 };
 use crate::vfs::{Result, SetAttr};
 
@@ -32,6 +32,8 @@ fn a_full_filesystem_refuses_to_grow_and_changes_nothing() {
     assert_eq!(records(&tight), before);
     assert_eq!(content(&tight, ino), [1; 10_000]);
     check(&tight);
+    truncate(&tight, ino, 9_000);
+    assert!(given_back(&tight) >= 1 << 20, "what was stored in vain");
 
     let full = killed_with_room(&vfs, 0);
     fill_up(&full, ino);
