@@ -4,10 +4,12 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::outcome::Failure;
+use super::{mountinfo, source};
 use crate::backing::{Backing, DirBacking, FileName, Shadow};
 use crate::format::{Algorithm, FORMAT_VERSION, Superblock};
 use crate::mirrors::{Candidate, OpenError, Standing, choose, read_superblock};
@@ -23,6 +25,9 @@ const JOURNAL_SIZE: u64 = 64 << 20;
 /// On a small disk the journal takes at most this part of it.
 const JOURNAL_SHARE: u64 = 16;
 const JOURNAL_MIN: u64 = 4 << 20;
+/// How long a server may take to close its pool after the unmount, and how often it is looked at.
+const CLOSING_TAKES: Duration = Duration::from_secs(30);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Opens and locks the mirrors that are there. One that is not is left to the pool to judge.
 pub(super) fn open_mirrors(directories: &[PathBuf]) -> Result<Vec<Named>, Failure> {
@@ -49,9 +54,17 @@ pub(super) fn open_mirrors(directories: &[PathBuf]) -> Result<Vec<Named>, Failur
         .collect()
 }
 
+/// Takes the lock of a mirror. umount(8) returns before the server has closed its pool, so a lock
+/// whose pool is no longer mounted is waited for.
 fn lock(mirror: &DirBacking) -> Result<(), Failure> {
     let label = mirror.path().display();
-    match mirror.lock() {
+    let deadline = Instant::now() + CLOSING_TAKES;
+    let mut locked = mirror.lock();
+    while matches!(locked, Ok(false)) && Instant::now() < deadline && !is_mounted(mirror.path()) {
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+        locked = mirror.lock();
+    }
+    match locked {
         Ok(true) => Ok(()),
         Ok(false) => {
             let holder = mirror
@@ -69,6 +82,15 @@ fn lock(mirror: &DirBacking) -> Result<(), Failure> {
         }
         Err(error) => Err(Failure::Failed(format!("cannot lock {label}: {error}"))),
     }
+}
+
+/// Whether some mount has this directory among its mirrors.
+fn is_mounted(directory: &Path) -> bool {
+    mountinfo::all().unwrap_or_default().iter().any(|mount| {
+        mount.kind.ends_with(".mendfs")
+            && source::parse(&mount.source)
+                .is_ok_and(|mirrors| mirrors.iter().any(|mirror| mirror == directory))
+    })
 }
 
 /// Many segments may be open at once: take what the hard limit allows.

@@ -54,25 +54,22 @@ pub(super) fn read_copy(
     backing: &dyn Backing,
     place: Place,
     buf: &mut [u8],
-    medium: bool,
 ) -> Result<usize, Damage> {
-    let result = match medium {
-        true => backing.read_medium(place.file, place.offset, buf),
-        false => backing.read_at(place.file, place.offset, buf),
-    };
-    result.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Damage::Missing,
-        _ => {
-            Counters::count(&mirror.counters.read_errors);
-            log::warn!(
-                "{}: cannot read {} at {}: {error}",
-                mirror.label(),
-                place.file,
-                place.offset
-            );
-            Damage::Unreadable
-        }
-    })
+    backing
+        .read_at(place.file, place.offset, buf)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Damage::Missing,
+            _ => {
+                Counters::count(&mirror.counters.read_errors);
+                log::warn!(
+                    "{}: cannot read {} at {}: {error}",
+                    mirror.label(),
+                    place.file,
+                    place.offset
+                );
+                Damage::Unreadable
+            }
+        })
 }
 
 /// The outcome for bytes `start..end` of a read that supplied `got` bytes.
@@ -134,7 +131,7 @@ impl MirrorSet {
                 .map(|block| BadBlock { block })
                 .collect());
         };
-        let got = read_copy(first, *backing, place, out, false);
+        let got = read_copy(first, *backing, place, out);
         let mut bad = Vec::new();
         for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
             let outcome = judge(got, block * BLOCK + bytes.len(), || verify(block, bytes));
@@ -174,7 +171,7 @@ impl MirrorSet {
             match decide(&outcomes) {
                 Verdict::Ask(index) => {
                     let (mirror, backing) = others[index - 1];
-                    let got = read_copy(mirror, backing, place, bytes, false);
+                    let got = read_copy(mirror, backing, place, bytes);
                     outcomes[index] = judge(got, bytes.len(), || verify(bytes));
                 }
                 Verdict::Serve { heal, .. } => {
@@ -300,7 +297,7 @@ impl MirrorSet {
             .online()
             .map(|(mirror, backing)| {
                 let mut copy = vec![0; max];
-                let got = read_copy(mirror, backing, place, &mut copy, false);
+                let got = read_copy(mirror, backing, place, &mut copy);
                 copy.truncate(got.unwrap_or(0));
                 (mirror.id, copy, got.err())
             })
@@ -346,7 +343,7 @@ impl MirrorSet {
         let mut copies: Vec<(Vec<u8>, Result<usize, Damage>)> = Vec::with_capacity(online.len());
         for (mirror, backing) in &online {
             let mut copy = vec![0; out.len()];
-            let got = read_copy(mirror, *backing, place, &mut copy, false);
+            let got = read_copy(mirror, *backing, place, &mut copy);
             copies.push((copy, got));
         }
         let (mut jobs, mut bad) = (Vec::new(), Vec::new());

@@ -154,7 +154,10 @@ impl MirrorSet {
                 self.report(mirror, &jobs, &Resolution::Failed(reason));
                 continue;
             };
-            if let Err(error) = rewrite(backing, file, &jobs) {
+            // Read back from the medium and not from the page cache, with one sync for all.
+            let rewritten =
+                rewrite(backing, file, &jobs).and_then(|()| backing.forget_cached(file));
+            if let Err(error) = rewritten {
                 self.report(mirror, &jobs, &Resolution::Failed(error.to_string()));
                 continue;
             }
@@ -215,7 +218,7 @@ fn rewrite(backing: &dyn Backing, file: FileName, jobs: &[RepairJob]) -> io::Res
 
 fn read_back(mirror: &Mirror, backing: &dyn Backing, job: &RepairJob) -> Resolution {
     let mut back = vec![0; job.data.len()];
-    match read_copy(mirror, backing, job.place, &mut back, true) {
+    match read_copy(mirror, backing, job.place, &mut back) {
         Ok(got) if got == back.len() && back == job.data => Resolution::Repaired,
         Ok(_) => Resolution::Failed("the medium does not hold what was written".to_owned()),
         Err(damage) => Resolution::Failed(format!("reading back: {}", damage.name())),

@@ -20,7 +20,7 @@ const CHECKPOINT_AGE: Duration = Duration::from_secs(5);
 /// How often the chores are looked at when nobody calls.
 const CHORES_EVERY: Duration = Duration::from_millis(100);
 /// Repairs done in one go: they share a sync for each file.
-const REPAIRS: usize = 256;
+const REPAIRS: usize = 2048;
 /// Segments that space is given back from in one go.
 const SEGMENTS: usize = 16;
 

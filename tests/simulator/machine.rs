@@ -1,0 +1,251 @@
+//! The computer under test: simulated disks, the clock, and the mount on them.
+//!
+//! Everything is single-threaded and comes from the seed: the clock shows the number of the current
+//! operation, syncs go to one mirror after the other, and no ledger is kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mendfs::backing::Backing;
+use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng, SimWorld};
+use mendfs::format::Algorithm;
+use mendfs::pool::status::{MirrorState, MirrorStatus};
+use mendfs::pool::{Clock, CommitMode, CreateOptions, Named, OpenOptions, Pool, create};
+use mendfs::services::{Inspector, Reclaim, Verifier};
+use mendfs::vfs::{Vfs, VfsOptions};
+
+use super::model::time_of;
+
+/// How a pool is made and opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) mirrors: usize,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) journal: u64,
+    pub(crate) segment: u32,
+    pub(crate) reserve: u64,
+    /// Space left free, in bytes.
+    pub(crate) kept: u64,
+    /// Of each disk.
+    pub(crate) capacity: Option<u64>,
+    pub(crate) hash_bits: u32,
+    pub(crate) kernel_keeps_times: bool,
+    pub(crate) cache: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            mirrors: 2,
+            algorithm: Algorithm::Crc32,
+            journal: 1 << 20,
+            segment: 1 << 20,
+            reserve: 2 << 20,
+            kept: 256 << 10,
+            capacity: None,
+            hash_bits: 55,
+            kernel_keeps_times: false,
+            cache: 1 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// A configuration of chance.
+    pub(crate) fn draw(rng: &mut SimRng) -> Config {
+        let algorithms = [
+            Algorithm::Crc32,
+            Algorithm::Xxh3,
+            Algorithm::Blake3,
+            Algorithm::Sha256,
+        ];
+        let segments = [256 << 10, 1 << 20, 1 << 20, 4 << 20];
+        Config {
+            mirrors: if rng.below(10) == 0 { 3 } else { 2 },
+            algorithm: algorithms[rng.index(4)],
+            journal: if rng.below(4) == 0 {
+                256 << 10
+            } else {
+                1 << 20
+            },
+            segment: segments[rng.index(4)],
+            hash_bits: if rng.below(4) == 0 { 1 } else { 55 },
+            kernel_keeps_times: rng.below(4) == 0,
+            cache: if rng.coin() { 64 << 10 } else { 1 << 20 },
+            ..Config::default()
+        }
+    }
+}
+
+/// A mounted filesystem.
+pub(crate) struct Mounted {
+    pub(crate) vfs: Vfs,
+    pub(crate) reclaim: Reclaim,
+    inspector: Inspector,
+}
+
+/// A computer with disks.
+pub(crate) struct Machine {
+    pub(crate) world: SimWorld,
+    pub(crate) disks: Vec<SimDisk>,
+    pub(crate) config: Config,
+    /// The disks that the next mount gets.
+    pub(crate) present: Vec<bool>,
+    pub(crate) mounted: Option<Mounted>,
+    clock: Arc<AtomicU64>,
+}
+
+impl Machine {
+    /// A computer with a new pool, not yet mounted.
+    pub(crate) fn new(seed: u64, config: Config) -> Machine {
+        let world = SimWorld::new(seed);
+        let names = ["a", "b", "c"];
+        let disks: Vec<SimDisk> = names[..config.mirrors]
+            .iter()
+            .map(|name| world.disk(name))
+            .collect();
+        let backings: Vec<Arc<dyn Backing>> = disks
+            .iter()
+            .map(|disk| {
+                if let Some(capacity) = config.capacity {
+                    disk.set_capacity(capacity);
+                }
+                Arc::new(disk.plug()) as Arc<dyn Backing>
+            })
+            .collect();
+        let options = CreateOptions {
+            label: "simulated".to_owned(),
+            algorithm: config.algorithm,
+            journal_size: config.journal,
+            created: 0,
+            random: (0..6).map(|number| [number + 1; 16]).collect(),
+        };
+        create(&backings, &options).expect("a new pool");
+        Machine {
+            world,
+            present: vec![true; disks.len()],
+            disks,
+            config,
+            mounted: None,
+            clock: Arc::default(),
+        }
+    }
+
+    /// Sets the clock, which then stands still.
+    pub(crate) fn set_time(&self, number: u64) {
+        self.clock.store(number, Ordering::Relaxed);
+    }
+
+    fn options(&self) -> OpenOptions {
+        let clock = Arc::clone(&self.clock);
+        let clock: Clock = Arc::new(move || time_of(clock.load(Ordering::Relaxed)));
+        OpenOptions {
+            commit: CommitMode::None,
+            clock,
+            parallel: false,
+            ledger: false,
+            cache: self.config.cache,
+            segment_size: self.config.segment,
+            index_reserve: self.config.reserve,
+            space_kept: Some(self.config.kept),
+            ..OpenOptions::default()
+        }
+    }
+
+    fn named(&self) -> Vec<Named> {
+        let plug = |disk: &SimDisk| Arc::new(disk.plug()) as Arc<dyn Backing>;
+        self.disks
+            .iter()
+            .zip(&self.present)
+            .map(|(disk, present)| (disk.label(), present.then(|| plug(disk))))
+            .collect()
+    }
+
+    /// Mounts; the error says what refused.
+    pub(crate) fn mount(&mut self) -> Result<(), String> {
+        let pool = Pool::open(self.named(), self.options()).map_err(|error| error.to_string())?;
+        let pool = Arc::new(pool);
+        let options = VfsOptions {
+            kernel_keeps_times: self.config.kernel_keeps_times,
+            name_hash_bits: self.config.hash_bits,
+        };
+        let reclaim = Reclaim::new(Arc::clone(&pool));
+        let inspector = Inspector::new(Arc::clone(&pool));
+        let vfs = Vfs::new(pool, options).map_err(|error| error.to_string())?;
+        self.mounted = Some(Mounted {
+            vfs,
+            reclaim,
+            inspector,
+        });
+        Ok(())
+    }
+
+    /// Unmounts in order.
+    pub(crate) fn close(&mut self) -> Result<(), String> {
+        let mounted = self.mounted.take().expect("mounted");
+        mounted.vfs.close().map_err(|error| error.to_string())
+    }
+
+    /// The process ends at once.
+    pub(crate) fn kill(&mut self) {
+        self.mounted = None;
+    }
+
+    /// The process ends and the power fails.
+    pub(crate) fn crash(&mut self, loss: PowerLoss) {
+        self.world.cut_power();
+        self.mounted = None;
+        self.world.power_cycle(loss);
+    }
+
+    pub(crate) fn vfs(&self) -> &Vfs {
+        &self.mounted.as_ref().expect("mounted").vfs
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        self.vfs().pool()
+    }
+
+    /// What the pool says of a mirror.
+    pub(crate) fn status_of(&self, mirror: usize) -> MirrorStatus {
+        self.pool().status().mirrors[mirror].clone()
+    }
+
+    pub(crate) fn is_online(&self, mirror: usize) -> bool {
+        self.status_of(mirror).state == MirrorState::Online
+    }
+
+    /// Gives freed space back, all of it.
+    pub(crate) fn reclaim(&mut self) -> Result<(), String> {
+        let mounted = self.mounted.as_mut().expect("mounted");
+        while mounted.reclaim.step(8).map_err(|error| error.to_string())? {}
+        Ok(())
+    }
+
+    /// Checks what is suspect because of damage beside it.
+    pub(crate) fn inspect(&mut self) -> Result<(), String> {
+        let mounted = self.mounted.as_mut().expect("mounted");
+        while mounted
+            .inspector
+            .step()
+            .map_err(|error| error.to_string())?
+        {
+            mounted.vfs.pool().repair_step(64);
+        }
+        Ok(())
+    }
+
+    /// Does the repairs that wait.
+    pub(crate) fn repair(&self) {
+        while self.pool().repair_step(64) > 0 {}
+    }
+
+    /// Checks everything stored on all mirrors; the findings.
+    pub(crate) fn verify(&self) -> Result<Vec<String>, String> {
+        let mut verifier = Verifier::new(Arc::clone(self.pool()));
+        while verifier.step().map_err(|error| error.to_string())? {}
+        self.repair();
+        let findings = &verifier.report().findings;
+        Ok(findings.iter().map(|found| found.what.clone()).collect())
+    }
+}

@@ -1,0 +1,251 @@
+//! What kinds of histories there are, and what comes next in one besides operations.
+
+use mendfs::backing::FileName;
+use mendfs::backing::sim::{Fault, Faults, FileClass, PowerLoss, SimDisk, SimRng};
+
+use super::machine::Config;
+
+/// What may go wrong in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Plain,
+    /// The power fails.
+    Crash,
+    /// One mirror's medium is damaged.
+    Rot,
+    /// As well as the power failing.
+    RotAndCrash,
+    /// One mirror loses writes or puts them elsewhere.
+    Astray,
+    /// One mirror fails reads.
+    ReadErrors,
+    /// One mirror fails a write or a sync.
+    WriteError,
+    /// One mirror is gone after a crash.
+    MirrorLost,
+    /// Both copies of some blocks are damaged.
+    BothCopies,
+    /// The disks are small.
+    Full,
+}
+
+impl Kind {
+    pub(crate) fn of(seed: u64) -> Kind {
+        match seed % 16 {
+            0 => Kind::Plain,
+            1..=5 => Kind::Crash,
+            6 => Kind::Rot,
+            7 | 8 => Kind::RotAndCrash,
+            9 => Kind::Astray,
+            10 => Kind::ReadErrors,
+            11 | 12 => Kind::WriteError,
+            13 => Kind::MirrorLost,
+            14 => Kind::BothCopies,
+            _ => Kind::Full,
+        }
+    }
+
+    pub(crate) const fn crashes(self) -> bool {
+        matches!(
+            self,
+            Kind::Crash | Kind::RotAndCrash | Kind::WriteError | Kind::MirrorLost | Kind::Astray
+        )
+    }
+}
+
+/// Something that befalls a mirror's medium. Files and places are drawn from what is there.
+#[derive(Clone, Debug)]
+pub(crate) enum Damage {
+    Corrupt { pick: u64, at: u64, len: u64 },
+    Unreadable { pick: u64, at: u64, len: u64 },
+    Truncate { pick: u64, at: u64 },
+    Delete { pick: u64 },
+    Flip { bits: usize },
+}
+
+/// The next thing to happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Op,
+    Sync,
+    Checkpoint,
+    Reclaim,
+    Repair,
+    Inspect,
+    Look,
+    Remount,
+    Kill,
+    /// The power fails `after` changes, and again in the recoveries.
+    Crash {
+        after: u64,
+        loss: PowerLoss,
+        again: Vec<u64>,
+    },
+    Damage(Damage),
+    Faults(Faults),
+    /// Damage on the victim is found and healed by reading.
+    Health,
+    /// So many bytes are free on the disks from now on.
+    Capacity(u64),
+}
+
+/// A kind of history with its choices.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    /// The only mirror to which faults happen.
+    pub(crate) victim: usize,
+    /// Largest usual file.
+    pub(crate) large: u64,
+    pub(crate) steps: u64,
+    crashes: u64,
+}
+
+impl Plan {
+    pub(crate) fn draw(kind: Kind, config: &mut Config, rng: &mut SimRng) -> Plan {
+        let large = [16 << 10, 64 << 10, 64 << 10, 300 << 10][rng.index(4)];
+        if kind == Kind::Full {
+            config.journal = 256 << 10;
+            config.kept = 128 << 10;
+            config.segment = 256 << 10;
+            config.capacity = Some((4 << 20) + rng.below(2 << 20));
+        }
+        Plan {
+            kind,
+            victim: rng.index(config.mirrors),
+            large,
+            steps: 40 + rng.below(60),
+            crashes: 0,
+        }
+    }
+
+    /// Whether the victim is given to the mount after a crash; none if that does not change.
+    pub(crate) fn present_after_crash(&mut self) -> Option<bool> {
+        self.crashes += 1;
+        (self.kind == Kind::MirrorLost).then_some(self.crashes % 3 == 0)
+    }
+
+    pub(crate) fn step(&mut self, rng: &mut SimRng) -> Step {
+        match rng.below(1000) {
+            0..40 => Step::Sync,
+            40..60 => Step::Checkpoint,
+            60..80 => Step::Reclaim,
+            80..90 => Step::Repair,
+            90..100 => Step::Inspect,
+            100..115 => Step::Look,
+            115..120 => Step::Remount,
+            120..125 => Step::Kill,
+            125..165 => self.event(rng),
+            165..190 if self.kind.crashes() => self.crash(rng),
+            165..170 if self.kind != Kind::Plain => Step::Health,
+            _ => Step::Op,
+        }
+    }
+
+    fn crash(&self, rng: &mut SimRng) -> Step {
+        let losses = [
+            PowerLoss::KeepAll,
+            PowerLoss::LoseAll,
+            PowerLoss::Random,
+            PowerLoss::Random,
+        ];
+        let after = match rng.below(3) {
+            0 => 1 + rng.below(6),
+            1 => 1 + rng.below(40),
+            _ => 1 + rng.below(150),
+        };
+        let again = match rng.below(3) {
+            0 => (0..1 + rng.below(3)).map(|_| 1 + rng.below(60)).collect(),
+            _ => Vec::new(),
+        };
+        Step::Crash {
+            after,
+            loss: losses[rng.index(4)],
+            again,
+        }
+    }
+
+    fn event(&self, rng: &mut SimRng) -> Step {
+        match self.kind {
+            Kind::Plain | Kind::BothCopies => Step::Op,
+            Kind::Crash | Kind::MirrorLost => self.crash(rng),
+            Kind::Rot | Kind::RotAndCrash => Step::Damage(Damage::draw(rng)),
+            Kind::Astray => {
+                let fault = if rng.coin() {
+                    Fault::LostWrite
+                } else {
+                    Fault::MisdirectedWrite
+                };
+                Step::Faults(one_shot(rng, fault))
+            }
+            Kind::ReadErrors => Step::Faults(match rng.below(3) {
+                0 => Faults::none(),
+                1 => one_shot(rng, Fault::ReadError),
+                _ => Faults::none().rate(Fault::ReadError, None, 100_000).rate(
+                    Fault::ShortRead,
+                    None,
+                    50_000,
+                ),
+            }),
+            Kind::WriteError => {
+                let fault = if rng.coin() {
+                    Fault::WriteError
+                } else {
+                    Fault::SyncError
+                };
+                Step::Faults(one_shot(rng, fault))
+            }
+            Kind::Full => Step::Capacity(match rng.below(3) {
+                0 => 0,
+                1 => rng.below(64 << 10),
+                _ => rng.below(1 << 20),
+            }),
+        }
+    }
+}
+
+fn one_shot(rng: &mut SimRng, fault: Fault) -> Faults {
+    let classes = [
+        None,
+        Some(FileClass::Superblock),
+        Some(FileClass::Journal),
+        Some(FileClass::Index),
+        Some(FileClass::Sums),
+        Some(FileClass::Segment),
+        Some(FileClass::Segment),
+    ];
+    let class = classes[rng.index(classes.len())];
+    Faults::none().once(fault, class, rng.below(8))
+}
+
+impl Damage {
+    fn draw(rng: &mut SimRng) -> Damage {
+        let (pick, at) = (rng.next_u64(), rng.next_u64());
+        let len = 1 + rng.below(8192);
+        match rng.below(20) {
+            0 => Damage::Truncate { pick, at },
+            1 => Damage::Delete { pick },
+            2..5 => Damage::Unreadable { pick, at, len },
+            5..8 => Damage::Flip {
+                bits: 1 + rng.index(20),
+            },
+            _ => Damage::Corrupt { pick, at, len },
+        }
+    }
+
+    /// One of the disk's files, segments preferred, and its size.
+    pub(crate) fn target(&self, disk: &SimDisk, pick: u64) -> Option<(FileName, u64)> {
+        let mut files: Vec<FileName> = disk.files();
+        files.retain(|file| *file != FileName::Readme);
+        let segments = |file: &FileName| matches!(file, FileName::Segment(_));
+        if pick % 2 == 0 && files.iter().any(segments) {
+            files.retain(segments);
+        }
+        let file = *files.get((pick >> 8) as usize % files.len().max(1))?;
+        let size = disk
+            .content(file)
+            .map_or(4096, |content| content.len() as u64);
+        Some((file, size))
+    }
+}
