@@ -11,7 +11,8 @@ use std::panic;
 use env_logger::{Builder, Env, Target};
 use log::Level;
 
-const DEFAULT_FILTER: &str = "warn,mendfs=info";
+/// fuser complains of replies to requests that were interrupted meanwhile, which is no error.
+const DEFAULT_FILTER: &str = "warn,mendfs=info,fuser::reply=off";
 /// The socket of the system log: of journald, rsyslog, busybox and all others.
 const SYSLOG: &str = "/dev/log";
 /// Facility "daemon" of syslog(3).

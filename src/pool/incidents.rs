@@ -21,6 +21,8 @@ use crate::mirrors::{Incident, Mirror, Resolution, Witness};
 const QUEUE_MAX: usize = 65536;
 /// Inodes remembered as repaired.
 const REPAIRED_MAX: usize = 65536;
+/// Reverse rows looked at for the owners of a damaged block.
+const OWNERS_MAX: usize = 256;
 /// Incidents logged one by one at a time; the ledger has them all.
 const LOGGED_AT_ONCE: usize = 20;
 
@@ -230,8 +232,8 @@ impl Pool {
     }
 
     fn describe(&self, incident: &Incident) -> What {
-        let owner = self.owner_of(incident).unwrap_or(None);
-        if let Some(owner) = &owner {
+        let owners = self.owners_of(incident).unwrap_or_default();
+        for owner in &owners {
             match &incident.resolution {
                 Resolution::Repaired => {
                     let mut repaired = self.incidents.repaired.lock();
@@ -242,13 +244,19 @@ impl Pool {
                 Resolution::Lost => self.remember_lost(incident, owner),
                 Resolution::Failed(_) => {}
             }
-        } else if incident.resolution == Resolution::Lost {
+        }
+        if owners.is_empty() && incident.resolution == Resolution::Lost {
             let place = format!("{} at {}", incident.place.file, incident.place.offset);
             self.incidents.lost_metadata.lock().insert(place);
         }
-        let path = owner
-            .as_ref()
-            .and_then(|owner| self.path_of(owner.ino).ok().flatten());
+        // Of several files that share the block, the event names the first that has a name.
+        let named = owners
+            .iter()
+            .find_map(|owner| Some((owner, self.path_of(owner.ino).ok()??)));
+        let (owner, path) = match named {
+            Some((owner, path)) => (Some(owner), Some(path)),
+            None => (owners.first(), None),
+        };
         let (outcome, detail) = match &incident.resolution {
             Resolution::Repaired => ("repaired", None),
             Resolution::Failed(detail) => ("failed", Some(detail.clone())),
@@ -260,8 +268,8 @@ impl Pool {
             stored_at: incident.place.offset,
             length: incident.len as u64,
             path: path.map(|path| String::from_utf8_lossy(&path).into_owned()),
-            inode: owner.as_ref().map(|owner| owner.ino.0),
-            offset: owner.as_ref().map(|owner| owner.offset),
+            inode: owner.map(|owner| owner.ino.0),
+            offset: owner.map(|owner| owner.offset),
             cause: incident.damage.name().to_owned(),
             outcome: outcome.to_owned(),
             detail,
@@ -278,25 +286,27 @@ impl Pool {
         }
     }
 
-    /// The file that a damaged block of a segment belongs to, if one still does.
-    fn owner_of(&self, incident: &Incident) -> Result<Option<Owner>> {
+    /// The files that a damaged block of a segment belongs to: several if they share it, none if it
+    /// was freed.
+    fn owners_of(&self, incident: &Incident) -> Result<Vec<Owner>> {
         let FileName::Segment(segment) = incident.place.file else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let at = incident.place.offset as u32;
         let from = Key::reverse_at(segment, at.saturating_sub(MAX_EXTENT as u32));
         let to = Key::reverse_at(segment, at + 1);
-        for (key, value) in self.index.scan_back(&from, &to, 64)? {
+        let mut owners = Vec::new();
+        for (key, value) in self.index.scan_back(&from, &to, OWNERS_MAX)? {
             let (_, start, ino, file_offset) = key.reverse_parts()?;
             let row = ReverseRow::decode(&value)?;
             if at < start + row.stored {
-                return Ok(Some(Owner {
+                owners.push(Owner {
                     ino,
                     offset: file_offset + u64::from(at - start),
-                }));
+                });
             }
         }
-        Ok(None)
+        Ok(owners)
     }
 
     /// The lost blocks that files still consist of: overwriting, cutting and deleting them ends the

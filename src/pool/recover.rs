@@ -16,8 +16,8 @@ use super::open::{MountError, OpenOptions};
 use super::status::RecoveryStatus;
 use crate::backing::FileName;
 use crate::format::{
-    BLOCK, CheckpointRef, ExtentRow, Framing, Ino, JournalRef, Key, Lsn, Record, ReverseRow,
-    SegmentNo, SegmentRow, StateRow, Superblock, Table, TxnBody,
+    BLOCK, ExtentRow, Framing, Ino, Key, Lsn, Record, ReverseRow, SegmentNo, SegmentRow, StateRow,
+    Superblock, Table, TxnBody,
 };
 use crate::index::{Freed, Index, IndexConfig, IndexError, Interrupted};
 use crate::journal::{Journal, JournalConfig, LogEnd, level, look_behind, scan};
@@ -139,8 +139,16 @@ pub(super) fn recover(
         };
         replay(&mirrors, &index, &plan, &mut replayed, &mut report)?;
     }
+    let mut recovered = superblock.clone();
+    if checkpoint != superblock.checkpoint {
+        // The tail moves with the checkpoint, as it would have without the interruption: what the
+        // checkpoint freed may be given back from now on, so nothing before it may be replayed.
+        recovered.checkpoint = checkpoint;
+        recovered.journal.tail = survey.replay_from;
+        recovered.journal.tail_lsn = checkpoint.lsn.next();
+    }
     finish(
-        mirrors, incidents, options, superblock, index, checkpoint, survey.end, replayed, report,
+        mirrors, incidents, options, superblock, index, recovered, survey.end, replayed, report,
         begun,
     )
 }
@@ -377,7 +385,7 @@ fn finish(
     options: OpenOptions,
     superblock: Superblock,
     index: Index,
-    checkpoint: CheckpointRef,
+    recovered: Superblock,
     end: LogEnd,
     replayed: Replayed,
     mut report: RecoveryReport,
@@ -398,13 +406,10 @@ fn finish(
         pool: superblock.pool.tag(),
         run,
     };
-    let tail = JournalRef {
-        ..superblock.journal
-    };
     let journal = Journal::new(
         Arc::clone(&mirrors),
         JournalConfig {
-            tail,
+            tail: recovered.journal,
             framing,
             head,
             next,
@@ -432,8 +437,12 @@ fn finish(
             .filter(|file| exists(&mirrors, *file))
             .collect();
         mirrors.sync(&there, &there)?;
-        if checkpoint != superblock.checkpoint {
-            mirrors.update_superblock(|superblock| superblock.checkpoint = checkpoint)?;
+        if recovered.checkpoint != superblock.checkpoint {
+            mirrors.update_superblock(|superblock| {
+                superblock.checkpoint = recovered.checkpoint;
+                superblock.journal.tail = recovered.journal.tail;
+                superblock.journal.tail_lsn = recovered.journal.tail_lsn;
+            })?;
         }
     }
     report.finished = (options.clock)().seconds;
