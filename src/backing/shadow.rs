@@ -4,6 +4,7 @@
 //! touching a byte of the mirrors.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
@@ -42,20 +43,21 @@ impl Shadow {
         work: impl FnOnce(&mut Shade) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut files = self.files.lock();
-        if !files.contains_key(&file) {
-            let len = self.under.len(file)?;
-            files.insert(
-                file,
-                Some(Shade {
+        let shade = match files.entry(file) {
+            Entry::Occupied(shade) => shade.into_mut(),
+            Entry::Vacant(place) => {
+                let len = self.under.len(file)?;
+                let (original, pages) = (len, BTreeMap::new());
+                place.insert(Some(Shade {
                     len,
-                    original: len,
-                    pages: BTreeMap::new(),
-                }),
-            );
-        }
-        match files.get_mut(&file) {
-            Some(Some(shade)) => work(shade),
-            Some(None) | None => Err(io::Error::from(io::ErrorKind::NotFound)),
+                    original,
+                    pages,
+                }))
+            }
+        };
+        match shade {
+            Some(shade) => work(shade),
+            None => Err(io::Error::from(io::ErrorKind::NotFound)),
         }
     }
 

@@ -21,12 +21,52 @@ const COMPACT_FACTOR: u64 = 2;
 const COMPACT_FROM: u64 = 1 << 20;
 const ROWS: usize = 1024;
 
+/// Where in a segment to look for dead bytes.
+#[derive(Debug)]
+enum Dead {
+    /// In these ranges.
+    Ranges(Vec<Range<u32>>),
+    /// From beginning to end.
+    Anywhere,
+}
+
+impl Default for Dead {
+    fn default() -> Dead {
+        Dead::Ranges(Vec::new())
+    }
+}
+
+impl Dead {
+    fn add(&mut self, freed: Freed) {
+        let Dead::Ranges(ranges) = self else { return };
+        // The header goes with the first piece of its extent, which it lies before.
+        let beside = freed.offset - freed.header <= 2 * BLOCK as u32;
+        let start = if beside { freed.header } else { freed.offset };
+        let end = freed.offset + freed.len;
+        let full = ranges.len() == RANGES_MAX;
+        match ranges.last_mut() {
+            Some(last) if last.start <= start && start <= last.end.saturating_add(512) => {
+                last.end = last.end.max(end);
+            }
+            _ if full => *self = Dead::Anywhere,
+            _ => ranges.push(start..end),
+        }
+    }
+
+    fn ranges(self) -> Vec<Range<u32>> {
+        match self {
+            Dead::Ranges(ranges) => ranges,
+            Dead::Anywhere => [0..u32::MAX].into(),
+        }
+    }
+}
+
 /// Gives freed space back to the filesystems below.
 #[derive(Debug)]
 pub struct Reclaim {
     pool: Arc<Pool>,
     /// Ranges to give back, by segment.
-    queue: BTreeMap<SegmentNo, Vec<Range<u32>>>,
+    queue: BTreeMap<SegmentNo, Dead>,
     /// Segments to look at for compaction.
     suspects: BTreeSet<SegmentNo>,
     /// Whether the segment files were compared with the index since the mount.
@@ -56,8 +96,8 @@ impl Reclaim {
         }
         self.take_in(self.pool.take_freed());
         for _ in 0..budget {
-            if let Some((segment, ranges)) = self.queue.pop_first() {
-                self.give_back(segment, ranges)?;
+            if let Some((segment, dead)) = self.queue.pop_first() {
+                self.give_back(segment, dead)?;
             } else if let Some(segment) = self.suspects.pop_first() {
                 match self.compact(segment) {
                     Err(PoolError::NoSpace { .. } | PoolError::Damaged { .. }) => {}
@@ -71,31 +111,8 @@ impl Reclaim {
     }
 
     fn take_in(&mut self, freed: Vec<Freed>) {
-        for Freed {
-            segment,
-            offset,
-            len,
-            header,
-        } in freed
-        {
-            let ranges = self.queue.entry(segment).or_default();
-            if ranges.len() == RANGES_MAX {
-                ranges.clear();
-                ranges.push(0..u32::MAX);
-            }
-            // The header goes with the last piece of its extent, so it is tried with each.
-            let start = if offset - header <= 2 * BLOCK as u32 {
-                header
-            } else {
-                offset
-            };
-            match ranges.last_mut() {
-                Some(last) if last.end == u32::MAX => {}
-                Some(last) if last.start <= start && start <= last.end.saturating_add(512) => {
-                    last.end = last.end.max(offset + len);
-                }
-                _ => ranges.push(start..offset + len),
-            }
+        for freed in freed {
+            self.queue.entry(freed.segment).or_default().add(freed);
         }
     }
 
@@ -112,13 +129,13 @@ impl Reclaim {
                 .checkpointed_segment(segment)?
                 .map_or(0, |row| row.live);
             if live == 0 || allocated > live + live / 2 + COMPACT_FROM {
-                self.queue.insert(segment, vec![0..u32::MAX]);
+                self.queue.insert(segment, Dead::Anywhere);
             }
         }
         Ok(())
     }
 
-    fn give_back(&mut self, segment: SegmentNo, ranges: Vec<Range<u32>>) -> Result<()> {
+    fn give_back(&mut self, segment: SegmentNo, dead: Dead) -> Result<()> {
         let open = self.pool.open_segment();
         let row = self.pool.checkpointed_segment(segment)?;
         let is_open = open.is_some_and(|(open, _)| open == segment);
@@ -134,7 +151,7 @@ impl Reclaim {
             Some((open, end)) if open == segment => end / BLOCK as u32 * BLOCK as u32,
             _ => row.map_or(0, |row| row.end).next_multiple_of(BLOCK as u32),
         };
-        for range in ranges {
+        for range in dead.ranges() {
             self.punch(segment, range.start..range.end.min(end), end)?;
         }
         self.suspects.insert(segment);
