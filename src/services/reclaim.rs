@@ -56,7 +56,7 @@ impl Dead {
     fn ranges(self) -> Vec<Range<u32>> {
         match self {
             Dead::Ranges(ranges) => ranges,
-            Dead::Anywhere => [0..u32::MAX].into(),
+            Dead::Anywhere => std::iter::once(0..u32::MAX).collect(),
         }
     }
 }

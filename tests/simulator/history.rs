@@ -36,6 +36,8 @@ pub(crate) struct History {
     out: bool,
     number: u64,
     trace: bool,
+    /// Crashes so far, those in recoveries not counted.
+    pub(crate) crashes: u64,
 }
 
 /// A history's last words.
@@ -71,9 +73,19 @@ pub(crate) fn run(seed: u64, skip: &BTreeSet<u64>, steps: u64, trace: bool) -> R
 }
 
 impl History {
-    fn new(seed: u64, config: Config, plan: Plan, trace: bool) -> Outcome<History> {
+    /// A new filesystem, mounted.
+    pub(crate) fn new(seed: u64, config: Config, plan: Plan, trace: bool) -> Outcome<History> {
         let model = Model::new(time_of(0), config.kernel_keeps_times);
-        let mut machine = Machine::new(seed, config);
+        History::over(Machine::new(seed, config), model, plan, trace)
+    }
+
+    /// Goes on with the filesystem on the disks of a machine, which is as the model has it.
+    pub(crate) fn over(
+        mut machine: Machine,
+        model: Model,
+        plan: Plan,
+        trace: bool,
+    ) -> Outcome<History> {
         machine.mount()?;
         let mut history = History {
             states: vec![model.tree.clone()],
@@ -86,9 +98,22 @@ impl History {
             out: false,
             number: 0,
             trace,
+            crashes: 0,
         };
         history.sync()?;
         Ok(history)
+    }
+
+    /// The next step, given and not drawn.
+    pub(crate) fn script(&mut self, step: Step, op: Option<&Op>) -> Outcome<()> {
+        self.number += 1;
+        self.machine.set_time(self.number);
+        // Its references go at once.
+        let mut rng = SimRng::new(1);
+        match op {
+            Some(op) => self.perform(op, &mut rng),
+            None => self.other(step, &mut rng),
+        }
     }
 
     fn say(&self, what: &dyn std::fmt::Debug) {
@@ -117,6 +142,11 @@ impl History {
             large: self.plan.large,
         }
         .op();
+        self.perform(&op, rng)
+    }
+
+    /// Carries an operation out on both sides and compares.
+    fn perform(&mut self, op: &Op, rng: &mut SimRng) -> Outcome<()> {
         self.say(&op);
         if matches!(&op, Op::Lookup { name, .. } if name == b".mendfs")
             || matches!(&op, Op::GetXattr { name, .. } if name.starts_with(b"user.mendfs."))
@@ -124,8 +154,8 @@ impl History {
             return Ok(());
         }
         let mut after = self.model.clone();
-        let expected = after.apply(&op, self.number);
-        let reply = execute(self.machine.vfs(), &op);
+        let expected = after.apply(op, self.number);
+        let reply = execute(self.machine.vfs(), op);
         if !self.machine.world.is_powered() {
             return self.recover(expected.is_ok().then_some(after.tree));
         }
@@ -160,9 +190,7 @@ impl History {
                 Ok(())
             }
             (Err(expected), Err(errno)) if expected == errno => Ok(()),
-            (_, Err(Errno::ENOSPC)) if self.plan.kind == Kind::Full && may_need_space(&op) => {
-                Ok(())
-            }
+            (_, Err(Errno::ENOSPC)) if self.plan.kind == Kind::Full && may_need_space(op) => Ok(()),
             (expected, reply) => {
                 let failure = self.machine.pool().failure();
                 Err(format!(
@@ -295,6 +323,7 @@ impl History {
         if self.trace {
             eprintln!("       -> power off ({:?})", self.loss);
         }
+        self.crashes += 1;
         self.machine.crash(self.loss);
         if let Some(present) = self.plan.present_after_crash() {
             self.machine.present[self.plan.victim] = present;
@@ -394,7 +423,7 @@ impl History {
     }
 
     /// The end of a history: everything is still there, whole, and fits together.
-    fn finish(&mut self) -> Outcome<()> {
+    pub(crate) fn finish(&mut self) -> Outcome<()> {
         // A crash that is still planned comes now.
         if self.plan.kind.crashes() && self.number % 2 == 0 {
             self.number += 1;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mendfs::backing::Backing;
-use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng, SimWorld};
+use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng, SimSnapshot, SimWorld};
 use mendfs::format::Algorithm;
 use mendfs::pool::status::{MirrorState, MirrorStatus};
 use mendfs::pool::{Clock, CommitMode, CreateOptions, Named, OpenOptions, Pool, create};
@@ -128,6 +128,18 @@ impl Machine {
             config,
             mounted: None,
             clock: Arc::default(),
+        }
+    }
+
+    /// What the disks hold.
+    pub(crate) fn snapshots(&self) -> Vec<SimSnapshot> {
+        self.disks.iter().map(SimDisk::snapshot).collect()
+    }
+
+    /// Puts back what disks held.
+    pub(crate) fn restore(&self, snapshots: &[SimSnapshot]) {
+        for (disk, snapshot) in self.disks.iter().zip(snapshots) {
+            disk.restore(snapshot);
         }
     }
 

@@ -16,6 +16,7 @@ mod machine;
 mod model;
 mod ops;
 mod plan;
+mod sweep;
 mod whole;
 
 use std::collections::BTreeSet;

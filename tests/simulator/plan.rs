@@ -120,6 +120,17 @@ impl Plan {
         }
     }
 
+    /// The plan of a script: nothing is drawn from it.
+    pub(crate) const fn scripted(kind: Kind, victim: usize) -> Plan {
+        Plan {
+            kind,
+            victim,
+            large: 0,
+            steps: 0,
+            crashes: 0,
+        }
+    }
+
     /// Whether the victim is given to the mount after a crash; none if that does not change.
     pub(crate) fn present_after_crash(&mut self) -> Option<bool> {
         self.crashes += 1;

@@ -195,7 +195,7 @@ impl History {
                         .any(|range| covers(range.offset, range.length))
                 })
             };
-            if !owners.iter().any(named) {
+            if !owners.iter().all(named) {
                 return Err(format!("{owners:?} are lost, status: {damaged:?}"));
             }
         }
