@@ -83,7 +83,7 @@ fn format_refuses_the_same_directory_twice() {
     let dotted = format!("{}/../a", b.display());
     for again in [text_of(&a), text_of(&other), &dotted] {
         let args = ["format", text_of(&a), again];
-        refuse(dir.path(), "twice", &args, FAILED, &["same directory"]);
+        refuse(dir.path(), "twice", &args, USAGE, &[text_of(&a), "twice"]);
     }
 }
 
@@ -139,7 +139,7 @@ fn format_refuses_a_pool_that_is_there() {
 fn usage_errors_have_their_own_code() {
     let (dir, a, b) = two_dirs();
     let (a, b) = (text_of(&a), text_of(&b));
-    refuse(dir.path(), "one mirror", &["format", a], USAGE, &["DIR"]);
+    refuse(dir.path(), "one mirror", &["format", a], USAGE, &["2 to 8"]);
     let args = ["format", "--checksum", "md5", a, b];
     refuse(dir.path(), "checksum", &args, USAGE, &["md5", "crc32"]);
     refuse(
@@ -178,7 +178,7 @@ fn mount_refuses_a_directory_without_a_pool() {
         "no pool",
         &args,
         FAILED,
-        &[text_of(&a), "no pool"],
+        &[text_of(&a), "no mendfs pool"],
     );
     let spec = format!("{}/gone:{}/gone", a.display(), b.display());
     let args = ["mount", &spec, text_of(&mnt)];
@@ -359,7 +359,7 @@ fn the_mount_helper_answers_with_the_codes_of_mount() {
             .expect("mendfs runs")
     };
     let output = helper(&[&spec, text_of(&mnt), "-o", "rw"]);
-    expect_error("no pool", &output, MOUNT_FAILED, &["no pool"]);
+    expect_error("no pool", &output, MOUNT_FAILED, &["no mendfs pool"]);
     let output = helper(&[&spec, text_of(&mnt), "-o", "frobnicate"]);
     expect_error("option", &output, 1, &["frobnicate"]);
 }
@@ -374,7 +374,7 @@ fn fsck_answers_with_the_codes_of_fsck() {
         command.output().expect("mendfs runs")
     };
     // 8: operational error. 16: usage.
-    expect_error("no pool", &fsck(&[&spec]), 8, &["no pool"]);
+    expect_error("no pool", &fsck(&[&spec]), 8, &["no mendfs pool"]);
     assert_eq!(fsck(&["--nonsense", &spec]).status.code(), Some(16));
     let pool = Pool::create(2);
     assert_eq!(fsck(&[&pool.spec()]).status.code(), Some(0));

@@ -152,11 +152,12 @@ fn a_crash_shows_no_empty_directory() {
         r#"
         mount -t mendfs "$a:$b" "$mnt"
         echo hello >"$mnt/file"
-        sync -f "$mnt"
+        sync "$mnt/file"
         for process in $(daemons); do
             kill -9 "$(echo "$process" | cut -d/ -f3)"
         done
-        ! ls "$mnt" 2>"$1/error" || fail "a dead mount was listed"
+        ! ls "$mnt/never-asked-for" 2>"$1/error" || fail "a dead mount answers"
+        ! ls "$mnt" >"$1/list" 2>&1 || test -s "$1/list" || fail "an empty directory"
         grep -q "not connected" "$1/error" || fail "$(cat "$1/error")"
         umount "$mnt"
         mount -t mendfs "$a:$b" "$mnt"

@@ -232,6 +232,7 @@ fn a_write_that_does_not_fit_leaves_the_file_as_it_was() {
     let flags = nix::fcntl::FallocateFlags::empty();
     let errno = nix::fcntl::fallocate(&file, flags, 0, 1 << 40).expect_err("no room");
     assert_eq!(errno, nix::errno::Errno::ENOSPC);
+    drop(file);
     assert_eq!(victim.verify(pool.mnt()), Ok(()));
     pool.remount();
     assert_eq!(victim.verify(pool.mnt()), Ok(()));

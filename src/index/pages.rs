@@ -30,6 +30,8 @@ struct Shared {
     committed_len: u64,
     /// Pages that redb wrote since then.
     staged: BTreeMap<u32, Page>,
+    /// A checkpoint is putting the staged pages in their places: what lies there is in between.
+    writing: bool,
     /// Bytes from the start of the file for which every mirror has space reserved.
     reserved: u64,
 }
@@ -57,6 +59,7 @@ impl PageStore {
             len,
             committed_len: len,
             staged: BTreeMap::new(),
+            writing: false,
             reserved: 0,
         };
         PageStore {
@@ -90,6 +93,7 @@ impl PageStore {
 
     /// Writes the staged pages to their places and syncs them.
     pub(super) fn write_pages(&self) -> Result<(), MirrorError> {
+        self.shared.write().writing = true;
         let shared = self.shared.read();
         if shared.len > shared.committed_len {
             self.mirrors.set_len(FileName::Index, shared.len)?;
@@ -148,6 +152,7 @@ impl PageStore {
         shared.sums.store(&self.mirrors, generation)?;
         shared.committed_len = shared.len;
         shared.staged.clear();
+        shared.writing = false;
         Ok(())
     }
 
@@ -200,7 +205,10 @@ impl PageStore {
         for page in from..to {
             let shared = self.shared.read();
             let entry = shared.sums.get(page);
-            if shared.staged.contains_key(&page) {
+            // A page that is only staged (page 0 always is, once the database is open) still has to
+            // be right on disk, until its time comes.
+            let undefined = shared.writing || entry.generation == 0;
+            if undefined && shared.staged.contains_key(&page) {
                 continue;
             }
             if entry.generation == 0 {

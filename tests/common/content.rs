@@ -189,8 +189,10 @@ impl FileSet {
     }
 }
 
-/// syncfs(2) on the filesystem of `path`.
-pub(crate) fn sync_fs(path: &Path) {
-    let dir = File::open(path).expect("the directory opens");
+/// Makes everything on the filesystem of `dir` durable. The kernel writes its dirty pages for
+/// syncfs(2), but does not pass that call on to a FUSE filesystem: the fsync(2) reaches it.
+pub(crate) fn sync_fs(dir: &Path) {
+    let dir = File::open(dir).expect("the directory opens");
     nix::unistd::syncfs(&dir).expect("syncfs");
+    dir.sync_all().expect("fsync");
 }

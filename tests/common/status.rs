@@ -58,16 +58,20 @@ impl Status {
         self.sum("unrepairable")
     }
 
-    /// Repairs that were found necessary and are not done.
-    pub(crate) fn pending(&self) -> u64 {
-        self.sum("repairs_pending")
+    /// Whether repairs, or a look around damage that was found, are still to be done.
+    pub(crate) fn busy(&self) -> bool {
+        self.sum("repairs_pending") > 0 || self.flag("inspecting")
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.text().contains(&format!("\"{key}\":true"))
     }
 }
 
 /// Waits until the mounted pool has no repair pending, and returns the status then.
 pub(crate) fn wait_repaired(pool: &super::Pool) -> Status {
     wait_for("the repairs", Duration::from_secs(120), || {
-        pool.status().pending() == 0
+        !pool.status().busy()
     });
     pool.status()
 }

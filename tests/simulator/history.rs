@@ -450,7 +450,8 @@ impl History {
         }
         self.check_all_whole()?;
         self.compare()?;
-        self.machine.close()
+        self.machine.close()?;
+        self.check_each_alone()
     }
 
     /// Sets the clock to a time after all others.

@@ -77,6 +77,9 @@ impl Config {
     }
 }
 
+/// Puts something over a disk.
+pub(crate) type Over<'a> = dyn FnMut(Arc<dyn Backing>) -> Arc<dyn Backing> + 'a;
+
 /// A mounted filesystem.
 pub(crate) struct Mounted {
     pub(crate) vfs: Vfs,
@@ -164,8 +167,8 @@ impl Machine {
         }
     }
 
-    fn named(&self) -> Vec<Named> {
-        let plug = |disk: &SimDisk| Arc::new(disk.plug()) as Arc<dyn Backing>;
+    fn named(&self, over: &mut Over<'_>) -> Vec<Named> {
+        let mut plug = |disk: &SimDisk| over(Arc::new(disk.plug()));
         self.disks
             .iter()
             .zip(&self.present)
@@ -175,7 +178,13 @@ impl Machine {
 
     /// Mounts; the error says what refused.
     pub(crate) fn mount(&mut self) -> Result<(), String> {
-        let pool = Pool::open(self.named(), self.options()).map_err(|error| error.to_string())?;
+        self.mount_over(&mut |disk| disk)
+    }
+
+    /// Mounts with something between the pool and each disk.
+    pub(crate) fn mount_over(&mut self, over: &mut Over<'_>) -> Result<(), String> {
+        let pool =
+            Pool::open(self.named(over), self.options()).map_err(|error| error.to_string())?;
         let pool = Arc::new(pool);
         let options = VfsOptions {
             kernel_keeps_times: self.config.kernel_keeps_times,

@@ -16,6 +16,7 @@ mod machine;
 mod model;
 mod ops;
 mod plan;
+mod promises;
 mod sweep;
 mod whole;
 

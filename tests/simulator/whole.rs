@@ -126,6 +126,28 @@ impl History {
         Ok(())
     }
 
+    /// Each mirror that is in sync holds everything.
+    pub(crate) fn check_each_alone(&mut self) -> Outcome<()> {
+        self.machine.mount()?;
+        let mirrors = 0..self.machine.disks.len();
+        let given = self.machine.present.clone();
+        let good: Vec<usize> = mirrors
+            .filter(|mirror| given[*mirror] && self.machine.is_online(*mirror))
+            .collect();
+        self.machine.kill();
+        for mirror in good {
+            self.machine.present.fill(false);
+            self.machine.present[mirror] = true;
+            self.machine
+                .mount()
+                .map_err(|error| format!("mirror {mirror} alone: {error}"))?;
+            self.compare()
+                .map_err(|error| format!("mirror {mirror} alone: {error}"))?;
+            self.machine.kill();
+        }
+        Ok(())
+    }
+
     /// Exactly the damaged blocks fail, everything else reads; writing or deleting ends it.
     pub(crate) fn damage_both_copies(&mut self) -> Outcome<()> {
         self.machine
