@@ -328,7 +328,11 @@ impl Pool {
     pub fn close(&self) -> Result<()> {
         if self.is_active() {
             self.sync()?;
-            self.checkpoint()?;
+            // The first may only be the end of one that a full disk had stopped: what was committed
+            // since it was frozen needs another, or moving the tail would drop it.
+            while self.checkpoint_useful() {
+                self.checkpoint()?;
+            }
             // What the checkpoint itself logged is behind it.
             let (tail, tail_lsn) = self.journal.head();
             self.guard(self.mirrors.update_superblock(|superblock| {

@@ -214,3 +214,42 @@ fn a_crash_at_any_point_of_checkpoints_leaves_a_prefix() {
         }
     }
 }
+
+fn put_for_sure(pool: &Pool, number: u64, value: &[u8]) {
+    pool.begin(Intent::Shrink).unwrap();
+    let mut txn = Txn::new();
+    txn.put(Key::xattr(Ino(number), b"user.a"), value.to_vec());
+    pool.commit(txn).unwrap();
+}
+
+#[test]
+fn closing_after_a_checkpoint_that_a_full_disk_stopped_loses_nothing() {
+    let (_world, disks) = new_pool(5);
+    let options = OpenOptions {
+        index_reserve: 0,
+        ..small()
+    };
+    let pool = Pool::open(plugged(&disks), options).unwrap();
+    put(&pool, 1, b"before");
+    pool.checkpoint().unwrap();
+    let used = |disk: &SimDisk| -> u64 {
+        let files = disk.files().into_iter();
+        files.map(|file| disk.allocated(file).unwrap()).sum()
+    };
+    disks[1].set_capacity(used(&disks[1]));
+    for number in 2..400 {
+        put_for_sure(&pool, number, &[7; 900]);
+    }
+    let stopped = pool.checkpoint();
+    assert!(
+        matches!(stopped, Err(PoolError::NoSpace { .. })),
+        "{stopped:?}"
+    );
+    put_for_sure(&pool, 1, b"after");
+    pool.sync().unwrap();
+    disks[1].set_capacity(1 << 30);
+    pool.close().unwrap();
+    drop(pool);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    assert_eq!(get(&pool, 1).as_deref(), Some(&b"after"[..]));
+}
