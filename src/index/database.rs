@@ -1,5 +1,6 @@
 //! The index as the pool uses it: rows by key, over the overlay and redb.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -99,6 +100,7 @@ impl Index {
             ));
         }
         let mut now = checkpoint;
+        let mut undone = BTreeSet::new();
         if let Some(done) = interrupted.done {
             done.sums
                 .iter()
@@ -125,8 +127,10 @@ impl Index {
                 .pages
                 .iter()
                 .for_each(|page| sums.set(*page, SumEntry::UNDEFINED));
+            undone.extend(begun.pages);
         }
-        let store = PageStore::new(mirrors, algorithm, config.reserve, sums, now.index_len);
+        let len = now.index_len;
+        let store = PageStore::new(mirrors, algorithm, config.reserve, sums, len, undone);
         Ok((Index::open_database(Arc::new(store), config.cache)?, now))
     }
 

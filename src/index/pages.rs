@@ -5,7 +5,7 @@
 //! page-sum table knows it, and handed out only if it matches; a bad copy is repaired under the
 //! same lock that staging takes, so that an old page never overwrites a newer one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -32,6 +32,9 @@ struct Shared {
     staged: BTreeMap<u32, Page>,
     /// A checkpoint is putting the staged pages in their places: what lies there is in between.
     writing: bool,
+    /// Pages that an undone checkpoint may have spoiled; the table on disk still has their old
+    /// sums, so the next checkpoint tells that they have none.
+    undone: BTreeSet<u32>,
     /// Bytes from the start of the file for which every mirror has space reserved.
     reserved: u64,
 }
@@ -53,6 +56,7 @@ impl PageStore {
         reserve: u64,
         sums: SumsTable,
         len: u64,
+        undone: BTreeSet<u32>,
     ) -> PageStore {
         let shared = Shared {
             sums,
@@ -60,6 +64,7 @@ impl PageStore {
             committed_len: len,
             staged: BTreeMap::new(),
             writing: false,
+            undone,
             reserved: 0,
         };
         PageStore {
@@ -78,12 +83,10 @@ impl PageStore {
             page_zero.resize(BLOCK, 0);
             self.read_committed(&shared, 0, &mut page_zero)?;
         }
-        let pages = shared
-            .staged
-            .keys()
-            .copied()
-            .filter(|page| *page != 0)
-            .collect();
+        // What an earlier attempt may have spoiled stays listed: only this record counts from now.
+        let staged = shared.staged.keys().copied();
+        let pages: BTreeSet<u32> = staged.chain(shared.undone.iter().copied()).collect();
+        let pages = pages.into_iter().filter(|page| *page != 0).collect();
         Ok(CheckpointBegin {
             generation,
             page_zero,
@@ -132,6 +135,13 @@ impl PageStore {
             sums.push((*page, entry));
             shared.sums.set(*page, entry);
         }
+        // The root covers these too, so whoever finishes this checkpoint after a crash needs them.
+        for page in &shared.undone {
+            if !shared.staged.contains_key(page) {
+                sums.push((*page, SumEntry::UNDEFINED));
+                shared.sums.set(*page, SumEntry::UNDEFINED);
+            }
+        }
         shared
             .sums
             .truncate(shared.len.div_ceil(BLOCK_U64) as usize);
@@ -153,6 +163,7 @@ impl PageStore {
         shared.committed_len = shared.len;
         shared.staged.clear();
         shared.writing = false;
+        shared.undone.clear();
         Ok(())
     }
 

@@ -253,3 +253,61 @@ fn closing_after_a_checkpoint_that_a_full_disk_stopped_loses_nothing() {
     let pool = Pool::open(plugged(&disks), small()).unwrap();
     assert_eq!(get(&pool, 1).as_deref(), Some(&b"after"[..]));
 }
+
+#[test]
+fn a_checkpoint_after_an_undone_one_can_itself_be_finished_by_recovery() {
+    // The first attempt writes many pages, some over pages that were once in use, and is undone;
+    // the second writes few, and is cut at each of its changes.
+    let mut at = 1;
+    loop {
+        let (world, disks) = new_pool(6);
+        let options = OpenOptions {
+            index_reserve: 0,
+            ..small()
+        };
+        let pool = Pool::open(plugged(&disks), options).unwrap();
+        for round in 0..4_u8 {
+            for number in 0..200 {
+                put(&pool, number, &[round; 900]);
+            }
+            pool.checkpoint().unwrap();
+        }
+        let used = |disk: &SimDisk| -> u64 {
+            let files = disk.files().into_iter();
+            files.map(|file| disk.allocated(file).unwrap()).sum()
+        };
+        disks[1].set_capacity(used(&disks[1]));
+        for number in 0..400 {
+            put_for_sure(&pool, number, &[9; 900]);
+        }
+        let stopped = pool.checkpoint();
+        assert!(
+            matches!(stopped, Err(PoolError::NoSpace { .. })),
+            "{stopped:?}"
+        );
+        for number in 0..400 {
+            pool.begin(Intent::Shrink).unwrap();
+            let mut txn = Txn::new();
+            txn.delete(Key::xattr(Ino(number), b"user.a"));
+            pool.commit(txn).unwrap();
+        }
+        pool.sync().unwrap();
+        world.cut_power();
+        drop(pool);
+        disks[1].set_capacity(1 << 30);
+        world.power_cycle(PowerLoss::KeepAll);
+        world.crash_at_change(world.changes() + at);
+        let finished = Pool::open(plugged(&disks), small()).is_ok();
+        if finished {
+            assert!(at > 10, "the sweep was too short: {at}");
+            break;
+        }
+        world.power_cycle(PowerLoss::KeepAll);
+        let pool = Pool::open(plugged(&disks), small())
+            .unwrap_or_else(|error| panic!("cut at {at}: {error}"));
+        assert!((0..400).all(|number| get(&pool, number).is_none()));
+        let (bad, lost) = pool.verify_index(0, pool.index_pages());
+        assert_eq!((bad, lost), (0, Vec::new()), "cut at {at}");
+        at += 1;
+    }
+}
