@@ -12,7 +12,6 @@ use parking_lot::{Condvar, Mutex};
 use super::commit::{Intent, Pool};
 use super::error::{PoolError, Result};
 use crate::format::{CheckpointRef, Ino, Key, Lsn, Record, StateRow};
-use crate::index::Freed;
 
 /// Overlay rows and bytes at which a checkpoint is due.
 const ROWS_DUE: usize = 24 << 10;
@@ -35,7 +34,6 @@ struct Running {
     /// Journal position and LSN that the tail moves to.
     tail: (u64, Lsn),
     extra: std::collections::BTreeMap<Key, Option<Vec<u8>>>,
-    freed: Vec<Freed>,
     reference: CheckpointRef,
 }
 
@@ -239,9 +237,10 @@ impl Pool {
             superblock.journal.tail_run = self.journal.run();
         }))?;
         self.journal.set_tail(tail);
-        if let Some(running) = state.running.take() {
-            self.incidents.freed(running.freed);
-        }
+        state.running = None;
+        let freed = std::mem::take(&mut self.committed.lock().freezing);
+        self.incidents
+            .freed(freed.into_values().flatten().collect());
         self.guard(self.index.extend_reserve())
     }
 
@@ -273,12 +272,12 @@ impl Pool {
                 row.map(crate::format::SegmentRow::encode),
             );
         }
+        committed.freezing = std::mem::take(&mut committed.freed);
         Running {
             step: Step::Frozen,
             generation,
             tail,
             extra,
-            freed: std::mem::take(&mut committed.freed),
             reference: CheckpointRef::default(),
         }
     }

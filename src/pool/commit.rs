@@ -1,5 +1,6 @@
 //! The open pool, and the life of an operation: begin, commit, sync.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
@@ -11,7 +12,7 @@ use super::incidents::Incidents;
 use super::locks::InodeLocks;
 use super::open::{CommitMode, OpenOptions};
 use super::recover::RecoveryReport;
-use crate::format::{Algorithm, Ino, Lsn, Record, Timestamp, TxnBody, Uuid};
+use crate::format::{Algorithm, Ino, Lsn, Record, SegmentNo, Timestamp, TxnBody, Uuid};
 use crate::index::{Freed, Index, Txn};
 use crate::journal::Journal;
 use crate::mirrors::MirrorSet;
@@ -39,8 +40,30 @@ pub struct Cut {
 #[derive(Debug, Default)]
 pub(super) struct Committed {
     /// Ranges that rows no longer point to since the last freeze.
-    pub(super) freed: Vec<Freed>,
+    pub(super) freed: Pending,
+    /// Those that the checkpoint under way has frozen. The journal still holds the operations that
+    /// pointed there, and until it is done a crash replays them and wants their data.
+    pub(super) freezing: Pending,
     pub(super) inodes: u64,
+}
+
+/// Freed ranges by segment.
+pub(super) type Pending = BTreeMap<SegmentNo, Vec<Freed>>;
+
+impl Committed {
+    pub(super) fn free(&mut self, freed: Vec<Freed>) {
+        for range in freed {
+            self.freed.entry(range.segment).or_default().push(range);
+        }
+    }
+
+    /// Ranges of a segment that no row may point to any more, but that the journal still needs.
+    pub(super) fn pending(&self, segment: SegmentNo) -> impl Iterator<Item = &Freed> {
+        let pending = [&self.freed, &self.freezing].into_iter();
+        pending
+            .filter_map(move |freed| freed.get(&segment))
+            .flatten()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +124,11 @@ impl Pool {
     pub(super) fn assemble(parts: Parts) -> Pool {
         let superblock = parts.mirrors.superblock();
         let last = parts.journal.last().0;
+        let mut committed = Committed {
+            inodes: parts.inodes,
+            ..Committed::default()
+        };
+        committed.free(parts.freed);
         Pool {
             started: (parts.options.clock)(),
             options: parts.options,
@@ -110,10 +138,7 @@ impl Pool {
             segments: parts.segments,
             incidents: parts.incidents,
             locks: InodeLocks::default(),
-            committed: Mutex::new(Committed {
-                freed: parts.freed,
-                inodes: parts.inodes,
-            }),
+            committed: Mutex::new(committed),
             checkpointing: Checkpointing::new(superblock.checkpoint.generation),
             recovery: parts.recovery,
             next_ino: AtomicU64::new(parts.next_ino.0),
@@ -216,10 +241,15 @@ impl Pool {
             let Record::Txn(TxnBody { changes, .. }) = record else {
                 unreachable!()
             };
-            self.settle_extents(&changes);
+            // Whoever gives space back looks for unlinked extents, then for rows, then for what is
+            // freed: an extent enters the next of these before it leaves the one before.
+            committed.free(freed);
+            let linked = self.linked_extents(&changes);
             self.index.apply(changes);
+            for (segment, header) in linked {
+                self.segments.settled(segment, header);
+            }
             self.segments.with_accounts(|accounts| accounts.add(&live));
-            committed.freed.extend(freed);
             committed.inodes = committed.inodes.saturating_add_signed(inodes);
             self.last_commit.store(appended.lsn.0, Ordering::Release);
             appended
@@ -237,17 +267,19 @@ impl Pool {
         (self.journal.size() / 16).min(256 << 10) as usize
     }
 
-    /// Extents that now have a row need no protection as unlinked ones any more.
-    fn settle_extents(&self, changes: &[crate::format::Change]) {
+    /// Extents that get a row, and then need no protection as unlinked ones any more.
+    fn linked_extents(&self, changes: &[crate::format::Change]) -> Vec<(SegmentNo, u32)> {
         let width = self.algorithm.width();
+        let mut linked = Vec::new();
         for change in changes {
             let Some(value) = &change.value else { continue };
             if change.key.table() == Some(crate::format::Table::Extent)
                 && let Ok(row) = crate::format::ExtentRow::decode(value, width)
             {
-                self.segments.settled(row.segment, row.header);
+                linked.push((row.segment, row.header));
             }
         }
+        linked
     }
 
     /// Makes everything committed so far durable on all mirrors. Callers that come at the same

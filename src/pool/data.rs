@@ -89,14 +89,14 @@ impl Pool {
 
     /// Gives up what [`Pool::store`] wrote and no row will point to.
     pub fn discard(&self, row: &ExtentRow) {
-        self.segments.settled(row.segment, row.header);
         let freed = crate::index::Freed {
             segment: row.segment,
             offset: row.offset,
             len: row.stored,
             header: row.header,
         };
-        self.committed.lock().freed.push(freed);
+        self.committed.lock().free(vec![freed]);
+        self.segments.settled(row.segment, row.header);
     }
 
     /// Refuses if writing `bytes` more would use up what is kept free.

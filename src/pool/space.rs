@@ -6,6 +6,7 @@ use super::commit::Pool;
 use super::error::Result;
 use crate::backing::FileName;
 use crate::format::{BLOCK, ExtentHeader, Key, MAX_EXTENT, ReverseRow, SegmentNo, SegmentRow};
+use crate::index::Freed;
 
 impl Pool {
     /// The segment being filled and its length.
@@ -84,9 +85,22 @@ impl Pool {
         self.segments.unlinked(segment)
     }
 
+    /// Whether nothing needs a segment any more that is not being filled: no extent without a row,
+    /// no row, and no operation in the journal that a crash would bring back.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn segment_is_dead(&self, segment: SegmentNo) -> Result<bool> {
+        // In this order: see `commit`.
+        Ok(self.unlinked_in(segment).is_empty()
+            && self.owners(segment, 0..u32::MAX, 1)?.is_empty()
+            && self.committed.lock().pending(segment).next().is_none())
+    }
+
     /// Ranges of a segment that overlap `window` and must stay as they are: rows' data and the headers
-    /// of their extents, as of the last checkpoint and now, and extents that have no row yet.
-    /// Ascending by their start.
+    /// of their extents, as of the last checkpoint and now, extents that have no row yet, and what
+    /// was freed but is still pointed to by operations that a crash would replay. Ascending by
+    /// their start.
     ///
     /// # Errors
     /// As [`Pool::get`].
@@ -97,13 +111,20 @@ impl Pool {
         let reach = MAX_EXTENT as u32 + header_max + 2 * BLOCK as u32;
         let from = window.start.saturating_sub(reach);
         let to = window.end.saturating_add(reach);
-        let mut ranges = Vec::new();
+        // Unlinked ones first, then rows, then freed ones: the order in which an extent goes through
+        // these, so that one that moves on meanwhile is seen at least once. See `commit`.
+        let unlinked = self.unlinked_in(segment).into_iter();
+        let mut ranges: Vec<_> = unlinked.map(|(offset, len)| offset..offset + len).collect();
+        let mut keep = |offset: u32, stored: u32, header: u32| {
+            ranges.push(offset..offset + stored);
+            ranges.push(header..(header + header_max).min(offset));
+        };
         for (offset, row) in self.owners(segment, from..to, usize::MAX)? {
-            ranges.push(offset..offset + row.stored);
-            ranges.push(row.header..(row.header + header_max).min(offset));
+            keep(offset, row.stored, row.header);
         }
-        for (offset, len) in self.unlinked_in(segment) {
-            ranges.push(offset..offset + len);
+        let near = |freed: &&Freed| freed.offset < to && freed.offset + freed.len > from;
+        for freed in self.committed.lock().pending(segment).filter(near) {
+            keep(freed.offset, freed.len, freed.header);
         }
         ranges.retain(|live| live.start < window.end && live.end > window.start);
         ranges.sort_unstable_by_key(|live| live.start);

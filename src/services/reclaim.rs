@@ -139,11 +139,9 @@ impl Reclaim {
         let open = self.pool.open_segment();
         let row = self.pool.checkpointed_segment(segment)?;
         let is_open = open.is_some_and(|(open, _)| open == segment);
-        let unlinked = self.pool.unlinked_in(segment);
-        if !is_open && unlinked.is_empty() && row.is_none_or(|row| row.live == 0) {
-            if self.pool.owners(segment, 0..u32::MAX, 1)?.is_empty() {
-                self.pool.remove_segment(segment);
-            }
+        let empty = row.is_none_or(|row| row.live == 0);
+        if !is_open && empty && self.pool.segment_is_dead(segment)? {
+            self.pool.remove_segment(segment);
             return Ok(());
         }
         let end = match open {
