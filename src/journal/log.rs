@@ -48,8 +48,9 @@ pub struct Journal {
     size: u64,
     framing: Framing,
     state: Mutex<State>,
-    /// Held while bytes go to the mirrors, so that batches arrive in order.
-    writing: Mutex<()>,
+    /// Held while bytes go to the mirrors, so that batches arrive in order. A batch that no mirror
+    /// took is a gap that nothing may follow: the error stays here.
+    writing: Mutex<Result<(), MirrorError>>,
 }
 
 /// Where a journal goes on.
@@ -81,7 +82,7 @@ impl Journal {
                 synced: before,
                 marked: before,
             }),
-            writing: Mutex::new(()),
+            writing: Mutex::new(Ok(())),
         }
     }
 
@@ -149,8 +150,10 @@ impl Journal {
     /// # Errors
     /// [`MirrorError`]; what was buffered is then lost to the journal, and the pool must stop.
     pub fn write_out(&self) -> Result<(), MirrorError> {
-        let _writing = self.writing.lock();
-        self.write_buffer()
+        let mut writing = self.writing.lock();
+        writing.clone()?;
+        *writing = self.write_buffer();
+        writing.clone()
     }
 
     /// Writes the buffered records and makes them durable, and with them all records before.
@@ -161,9 +164,12 @@ impl Journal {
     /// # Errors
     /// As [`Journal::write_out`].
     pub fn sync(&self) -> Result<(), MirrorError> {
-        let _writing = self.writing.lock();
-        self.write_buffer()?;
-        self.mirrors.sync(&[FileName::Journal], &[])
+        let mut writing = self.writing.lock();
+        writing.clone()?;
+        *writing = self
+            .write_buffer()
+            .and_then(|()| self.mirrors.sync(&[FileName::Journal], &[]));
+        writing.clone()
     }
 
     /// Everything up to `lsn` is durable on all online mirrors, data included.

@@ -2,8 +2,10 @@
 //!
 //! A mirror whose write, sync or truncation fails is taken out of the set, and the others know it
 //! durably, before the call returns: nothing it missed can ever be read from it. Lack of space is
-//! not a failure of the mirror but of the request. If no mirror is left the call fails and the
-//! membership stays as it was, since there is nobody left to record a change.
+//! not a failure of the mirror but of the request, as long as the request can be made again: a sync
+//! that fails, for want of space too, has lost what was written, and the journal writes each batch
+//! once. If no mirror is left the call fails and the membership stays as it was, since there is
+//! nobody left to record a change.
 
 use std::io;
 use std::thread;
@@ -139,7 +141,7 @@ impl MirrorSet {
                 .map(|(mirror, backing)| (*mirror, work(*backing)))
                 .collect()
         };
-        self.settle("sync", *first, results)
+        self.settle("sync", *first, results, false)
     }
 
     /// Writes bytes to one mirror that lacks them after a crash, without a sync.
@@ -194,14 +196,18 @@ impl MirrorSet {
             .online()
             .map(|(mirror, backing)| (mirror, work(backing)))
             .collect();
-        self.settle(operation, file, results)
+        // The journal is preallocated, but a filesystem that copies on write may still be full.
+        let again = file != FileName::Journal;
+        self.settle(operation, file, results, again)
     }
 
+    /// `again`: whether the request can be made again when there is space.
     fn settle(
         &self,
         operation: &'static str,
         file: FileName,
         results: Vec<(&Mirror, io::Result<()>)>,
+        again: bool,
     ) -> Result<(), MirrorError> {
         let good = results.iter().filter(|(_, result)| result.is_ok()).count();
         let mut failed = Vec::new();
@@ -209,7 +215,7 @@ impl MirrorSet {
         let mut cause = "no mirror is online".to_owned();
         for (mirror, result) in results {
             let Err(error) = result else { continue };
-            if is_no_space(&error) {
+            if again && is_no_space(&error) {
                 full = Some(MirrorError::NoSpace {
                     mirror: mirror.label().to_owned(),
                 });

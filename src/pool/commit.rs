@@ -313,7 +313,7 @@ impl Pool {
         // ones may be in the batch too, but nothing is claimed for them.
         let upto = self.journal.last();
         self.journal.mark_durable();
-        match self.segments.take_images() {
+        match self.guard(self.segments.take_images())? {
             Images::Journal(images) if self.images_fit(&images) => {
                 for image in images {
                     self.journal.append(&Record::DataImage(image));

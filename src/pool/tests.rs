@@ -353,3 +353,25 @@ fn what_the_journal_would_replay_is_not_given_back() {
     assert_eq!(get(&pool, 1).as_deref(), Some(&b"acknowledged"[..]));
     assert_eq!(pool.recovery.discarded, 0);
 }
+
+#[test]
+fn a_mirror_that_has_no_room_for_the_journal_goes_and_leaves_no_gap() {
+    let (world, disks) = new_pool(8);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    put(&pool, 1, b"one");
+    pool.sync().unwrap();
+    // Whatever makes a filesystem below want space for what was allocated once.
+    disks[1].delete(FileName::Journal);
+    disks[1].set_capacity(0);
+    put_for_sure(&pool, 2, b"two");
+    pool.sync().unwrap();
+    put_for_sure(&pool, 3, b"three");
+    pool.sync().unwrap();
+    assert!(pool.mirrors.degraded());
+    world.cut_power();
+    drop(pool);
+    world.power_cycle(PowerLoss::LoseAll);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    assert_eq!(get(&pool, 2).as_deref(), Some(&b"two"[..]));
+    assert_eq!(get(&pool, 3).as_deref(), Some(&b"three"[..]));
+}

@@ -49,8 +49,8 @@ pub struct Segments {
     accounts: Mutex<Accounts>,
     unsynced: Mutex<Unsynced>,
     /// Held while the segments are synced: what such a sync has taken on itself is durable only at
-    /// its end.
-    syncing: Mutex<()>,
+    /// its end. If one fails, what it took on is lost and no later one may claim it: the error stays.
+    syncing: Mutex<Result<(), MirrorError>>,
 }
 
 struct Slot {
@@ -71,7 +71,7 @@ impl Segments {
             }),
             accounts: Mutex::new(accounts),
             unsynced: Mutex::default(),
-            syncing: Mutex::default(),
+            syncing: Mutex::new(Ok(())),
         }
     }
 
@@ -205,9 +205,13 @@ impl Segments {
 
     /// How the data written since the last call becomes durable. The caller does what it says. Waits
     /// for a sync of the segments that is under way.
-    pub fn take_images(&self) -> Images {
-        let _syncing = self.syncing.lock();
-        self.unsynced.lock().take_images()
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`] if a sync of the segments has failed.
+    pub fn take_images(&self) -> Result<Images, MirrorError> {
+        let syncing = self.syncing.lock();
+        syncing.clone()?;
+        Ok(self.unsynced.lock().take_images())
     }
 
     /// Makes everything written so far durable in its segments.
@@ -215,12 +219,14 @@ impl Segments {
     /// # Errors
     /// [`MirrorError::AllFailed`].
     pub fn sync(&self) -> Result<(), MirrorError> {
-        let _syncing = self.syncing.lock();
+        let mut syncing = self.syncing.lock();
+        syncing.clone()?;
         let (dirty, fresh) = self.unsynced.lock().take_dirty();
         let name = |segments: Vec<SegmentNo>| -> Vec<FileName> {
             segments.into_iter().map(FileName::Segment).collect()
         };
-        self.mirrors.sync(&name(dirty), &name(fresh))
+        *syncing = self.mirrors.sync(&name(dirty), &name(fresh));
+        syncing.clone()
     }
 
     /// Fills `out` with the blocks of `row` from block `first` on; `out` is whole blocks, but may
@@ -267,6 +273,8 @@ impl Segments {
     /// Removes a segment in which nothing is live, on every mirror.
     pub fn remove(&self, segment: SegmentNo) {
         let file = FileName::Segment(segment);
+        // A sync under way that has it on its list would make it anew.
+        let _syncing = self.syncing.lock();
         self.unsynced.lock().forget(segment);
         self.mirrors.forget_repairs(file);
         self.mirrors.remove(file);
