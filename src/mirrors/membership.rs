@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::set::{Counters, MirrorSet, MirrorState};
+use super::set::{Counters, Mirror, MirrorSet, MirrorState};
 use super::write::MirrorError;
 use crate::backing::{Backing, FileName};
 use crate::format::{Epoch, FormatError, MemberState, SUPER_SLOT_LEN, Superblock, Uuid};
@@ -383,6 +383,55 @@ impl MirrorSet {
         self.write_superblock(&mut membership)
     }
 
+    /// Marks mirrors as failed and makes that durable on the others. The states change under the lock,
+    /// so that whoever saw one of them can wait for [`MirrorSet::await_epoch`].
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`] if none would be left, who then stay as they are, or if no mirror
+    /// took the new epoch.
+    pub(super) fn take_out(&self, failed: &[(&Mirror, String)]) -> Result<(), MirrorError> {
+        let mut membership = self.membership.lock();
+        let goes = |mirror: &Mirror| failed.iter().any(|(gone, _)| gone.id == mirror.id);
+        if self.online().all(|(mirror, _)| goes(mirror)) {
+            let (operation, file) = ("write", FileName::Superblock);
+            let cause = failed
+                .first()
+                .map_or_else(String::new, |(_, cause)| cause.clone());
+            return Err(MirrorError::AllFailed {
+                operation,
+                file,
+                cause,
+            });
+        }
+        let mut changed = false;
+        for (mirror, cause) in failed {
+            // Another thread may have come first.
+            if mirror.state() == MirrorState::Online {
+                mirror.set_state(MirrorState::Failed);
+                changed = true;
+                log::error!(
+                    "mirror {} failed ({cause}): the pool goes on DEGRADED without it",
+                    mirror.label()
+                );
+                self.witness.mirror_state(mirror, cause);
+            }
+        }
+        if changed {
+            self.enter_next_epoch(&mut membership);
+            self.write_superblock(&mut membership)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits until a change of the membership that was seen is durable. What was written without a
+    /// mirror must not be acknowledged before the others know that it lacks it.
+    pub(super) fn await_epoch(&self) {
+        if self.degraded() {
+            drop(self.membership.lock());
+        }
+    }
+
     fn enter_next_epoch(&self, membership: &mut Membership) {
         let superblock = &mut membership.superblock;
         superblock.epoch = Epoch(superblock.epoch.0 + 1);
@@ -442,12 +491,20 @@ impl MirrorSet {
     }
 }
 
-/// Writes a superblock durably into the slot whose turn it is.
+/// Writes a superblock durably into the slot that does not hold the newest valid one. The sequence
+/// does not tell which: after a crash a mirror may be one behind the others, or have a slot damaged.
 ///
 /// # Errors
 /// As pwrite(2) and fdatasync(2).
 pub fn write_slot(backing: &dyn Backing, superblock: &Superblock) -> io::Result<()> {
-    let slot = superblock.sequence % 2 * SUPER_SLOT_LEN as u64;
+    let mut slots = vec![0; 2 * SUPER_SLOT_LEN];
+    let got = backing.read_at(FileName::Superblock, 0, &mut slots);
+    let newest = slots[..got.unwrap_or(0)]
+        .chunks(SUPER_SLOT_LEN)
+        .enumerate()
+        .filter_map(|(slot, bytes)| Some((Superblock::decode(bytes).ok()?.sequence, slot as u64)))
+        .max();
+    let slot = newest.map_or(superblock.sequence % 2, |(_, slot)| 1 - slot) * SUPER_SLOT_LEN as u64;
     let write = || backing.write_at(FileName::Superblock, slot, &[&superblock.encode()]);
     match write() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

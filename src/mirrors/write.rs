@@ -141,7 +141,9 @@ impl MirrorSet {
                 .map(|(mirror, backing)| (*mirror, work(*backing)))
                 .collect()
         };
-        self.settle("sync", *first, results, false)
+        let outcome = self.settle("sync", *first, results, false);
+        self.await_epoch();
+        outcome
     }
 
     /// Writes bytes to one mirror that lacks them after a crash, without a sync.
@@ -236,23 +238,5 @@ impl MirrorSet {
             });
         }
         full.map_or(Ok(()), Err)
-    }
-
-    /// Marks mirrors as failed and makes that durable on the others.
-    fn take_out(&self, failed: &[(&Mirror, String)]) -> Result<(), MirrorError> {
-        let mut changed = false;
-        for (mirror, cause) in failed {
-            // Another thread may have come first.
-            if mirror.state() == MirrorState::Online {
-                mirror.set_state(MirrorState::Failed);
-                changed = true;
-                log::error!(
-                    "mirror {} failed ({cause}): the pool goes on DEGRADED without it",
-                    mirror.label()
-                );
-                self.witness.mirror_state(mirror, cause);
-            }
-        }
-        if changed { self.raise_epoch() } else { Ok(()) }
     }
 }

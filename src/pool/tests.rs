@@ -375,3 +375,25 @@ fn a_mirror_that_has_no_room_for_the_journal_goes_and_leaves_no_gap() {
     assert_eq!(get(&pool, 2).as_deref(), Some(&b"two"[..]));
     assert_eq!(get(&pool, 3).as_deref(), Some(&b"three"[..]));
 }
+
+#[test]
+fn a_torn_superblock_never_takes_the_newest_one_with_it() {
+    for seed in 0..20 {
+        let (world, disks) = new_pool(seed);
+        let superblock = crate::mirrors::read_superblock(&disks[0]).unwrap();
+        let write = |sequence: u64| {
+            let superblock = crate::format::Superblock {
+                sequence,
+                ..superblock.clone()
+            };
+            crate::mirrors::membership::write_slot(&disks[0].plug(), &superblock)
+        };
+        write(5).unwrap();
+        // This mirror missed the sixth, since a crash came first, and is cut in the seventh.
+        world.crash_at_change(world.changes() + 2);
+        write(7).unwrap_err();
+        world.power_cycle(PowerLoss::Random);
+        let now = crate::mirrors::read_superblock(&disks[0]).unwrap().sequence;
+        assert!(now == 5 || now == 7, "seed {seed}: {now}");
+    }
+}
