@@ -200,7 +200,14 @@ fn walk(
             .iter_mut()
             .map(|reader| reader.record(end.head, pool, end.next, end.run))
             .collect();
-        let Some(best) = found.iter().position(Option::is_some) else {
+        // A mirror that a crash left behind may still have what an earlier recovery gave up.
+        let runs = found.iter().map(|copy| copy.as_ref().map(|copy| copy.run));
+        let Some(best) = runs
+            .enumerate()
+            .filter_map(|(index, run)| Some((run?, std::cmp::Reverse(index))))
+            .max()
+            .map(|(_, std::cmp::Reverse(index))| index)
+        else {
             break;
         };
         let Some(Found { run, bytes, record }) = found[best].take() else {

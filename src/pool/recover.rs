@@ -2,8 +2,9 @@
 //!
 //! Nothing is written before the journal was read to its end and found sound. Up to the last
 //! `Durable` mark every operation is applied. After it an operation counts only if the data it
-//! points to is there on some mirror: the first that is not ends history, and what came after it is
-//! given up, since nobody was promised it. Replaying is idempotent, so a crash in the middle of
+//! brought is there on some mirror: the first that is not ends history, and what came after it is
+//! given up, since nobody was promised it. Data that the index points to already does not count
+//! there: it was accepted before, and what has become of it since is damage, not a crash. Replaying is idempotent, so a crash in the middle of
 //! recovery does no harm: the next one does the same again.
 
 use std::collections::BTreeSet;
@@ -22,7 +23,7 @@ use crate::format::{
 use crate::index::{Freed, Index, IndexConfig, IndexError, Interrupted};
 use crate::journal::{Journal, JournalConfig, LogEnd, level, look_behind, scan};
 use crate::ledger::What;
-use crate::mirrors::{MirrorError, MirrorSet, Place};
+use crate::mirrors::{MirrorSet, Place};
 use crate::segments::{Accounts, Segments, SegmentsConfig};
 
 /// Rows read in one go.
@@ -135,6 +136,7 @@ pub(super) fn recover(
         let plan = Plan {
             superblock: &superblock,
             from: survey.replay_from,
+            indexed: checkpoint.lsn,
             end: survey.end,
         };
         replay(&mirrors, &index, &plan, &mut replayed, &mut report)?;
@@ -299,6 +301,8 @@ impl Replayed {
 struct Plan<'a> {
     superblock: &'a Superblock,
     from: u64,
+    /// Up to here everything is in the index.
+    indexed: Lsn,
     end: LogEnd,
 }
 
@@ -311,11 +315,12 @@ fn replay(
 ) -> Result<(), MountError> {
     let mut outcome: Result<(), IndexError> = Ok(());
     let superblock = plan.superblock;
-    let width = superblock.algorithm.width();
     let tag = superblock.pool.tag();
     scan(mirrors, superblock.journal, tag, &mut |lsn, at, record| {
         let Record::Txn(txn) = record else { return };
-        if outcome.is_err() || at < plan.from {
+        // What the index holds already must not come again: if history ends on the way, some rows
+        // would be older than others.
+        if outcome.is_err() || at < plan.from || lsn <= plan.indexed {
             return;
         }
         if replayed.stopped.is_some() {
@@ -324,10 +329,10 @@ fn replay(
         }
         let promised = lsn <= plan.end.durable;
         let there = promised
-            || match data_is_there(mirrors, superblock, width, &txn) {
+            || match data_is_there(mirrors, index, superblock, &txn) {
                 Ok(there) => there,
                 Err(error) => {
-                    outcome = Err(error.into());
+                    outcome = Err(error);
                     return;
                 }
             };
@@ -342,15 +347,16 @@ fn replay(
     Ok(outcome?)
 }
 
-/// Whether some mirror has the data of every extent that the operation puts. A mirror that lacks it
-/// is given it: the bytes are verified.
+/// Whether some mirror has the data of every extent that the operation brings. A mirror that lacks
+/// it is given it: the bytes are verified.
 fn data_is_there(
     mirrors: &MirrorSet,
+    index: &Index,
     superblock: &Superblock,
-    width: usize,
     txn: &TxnBody,
-) -> Result<bool, MirrorError> {
+) -> Result<bool, IndexError> {
     let algorithm = superblock.algorithm;
+    let width = algorithm.width();
     for change in &txn.changes {
         let (Some(Table::Extent), Some(value)) = (change.key.table(), &change.value) else {
             continue;
@@ -358,6 +364,9 @@ fn data_is_there(
         let Ok(row) = ExtentRow::decode(value, width) else {
             return Ok(false);
         };
+        if is_known(index, &row)? {
+            continue;
+        }
         let mut out = vec![0; row.stored as usize];
         let place = Place {
             file: FileName::Segment(row.segment),
@@ -372,6 +381,16 @@ fn data_is_there(
         }
     }
     Ok(true)
+}
+
+/// Whether a row points into the extent that this one is a part of: this one is a slice or a clone.
+fn is_known(index: &Index, row: &ExtentRow) -> Result<bool, IndexError> {
+    // Behind a header the first rows can only be of its extent.
+    let from = Key::reverse_at(row.segment, row.header);
+    let rows = index.scan(&from, &Key::reverse_end(row.segment), 1)?;
+    rows.iter().try_fold(false, |_, (_, value)| {
+        Ok(ReverseRow::decode(value)?.header == row.header)
+    })
 }
 
 /// Puts the parts together; what has to be written because of the recovery is written here.

@@ -397,3 +397,28 @@ fn a_torn_superblock_never_takes_the_newest_one_with_it() {
         assert!(now == 5 || now == 7, "seed {seed}: {now}");
     }
 }
+
+#[test]
+fn old_damage_in_what_an_operation_keeps_does_not_end_history() {
+    let (world, disks) = new_pool(10);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    let row = write(&pool, 20, &[5; 4 * BLOCK]);
+    pool.checkpoint().unwrap();
+    for disk in &disks {
+        disk.corrupt(FileName::Segment(row.segment), u64::from(row.offset), 10);
+    }
+    // The last block is cut off; the row that stays has the damaged one.
+    pool.begin(Intent::Shrink).unwrap();
+    let mut txn = Txn::new();
+    let cut = pool.cut(&mut txn, Ino(20), 3 * BLOCK as u64, u64::MAX, 10);
+    assert!(cut.unwrap().done);
+    pool.commit(txn).unwrap();
+    put(&pool, 1, b"acknowledged");
+    pool.sync().unwrap();
+    world.cut_power();
+    drop(pool);
+    world.power_cycle(PowerLoss::LoseAll);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    assert_eq!(get(&pool, 1).as_deref(), Some(&b"acknowledged"[..]));
+    assert_eq!(pool.extents(Ino(20), 0, u64::MAX).unwrap()[0].1.blocks(), 3);
+}
