@@ -102,8 +102,13 @@ impl Pool {
         rows > self.rows_due() || bytes > BYTES_DUE || self.journal.used() > self.journal.size() / 4
     }
 
-    /// Whether anything waits for a checkpoint.
+    /// Whether a checkpoint would do anything: end one that a full disk has stopped, put changed rows
+    /// into the index, or try for the reserve that could not be had, without which space is refused.
     pub fn checkpoint_useful(&self) -> bool {
+        self.checkpoint_needed() || self.checkpointing.low()
+    }
+
+    fn checkpoint_needed(&self) -> bool {
         self.index.overlay_size().0 > 0 || self.checkpointing.state.lock().running.is_some()
     }
 
@@ -139,9 +144,10 @@ impl Pool {
             let before = signal.attempts;
             signal.wanted = true;
             self.checkpointing.changed.notify_all();
-            while signal.attempts == before {
-                self.checkpointing.changed.wait(&mut signal);
+            // Under the lock of the signal, which whoever stops the pool or the thread takes too.
+            while signal.attempts == before && signal.served {
                 self.usable()?;
+                self.checkpointing.changed.wait(&mut signal);
             }
         }
         if self.checkpoint_due() {
@@ -329,7 +335,7 @@ impl Pool {
             self.sync()?;
             // The first may only be the end of one that a full disk had stopped: what was committed
             // since it was frozen needs another, or moving the tail would drop it.
-            while self.checkpoint_useful() {
+            while self.checkpoint_needed() {
                 self.checkpoint()?;
             }
             // What the checkpoint itself logged is behind it.

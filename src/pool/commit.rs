@@ -72,6 +72,16 @@ struct GroupCommit {
     done: Condvar,
 }
 
+/// Held by the thread that syncs for all.
+struct Leading<'a>(&'a GroupCommit);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        *self.0.leader.lock() = false;
+        self.0.done.notify_all();
+    }
+}
+
 /// An open pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -301,10 +311,9 @@ impl Pool {
             }
             *leader = true;
             drop(leader);
-            let outcome = self.sync_once();
-            *self.group.leader.lock() = false;
-            self.group.done.notify_all();
-            outcome?;
+            // Also when it panics: the others must not wait for ever.
+            let _leading = Leading(&self.group);
+            self.sync_once()?;
         }
     }
 

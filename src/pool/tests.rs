@@ -408,3 +408,30 @@ fn old_damage_in_what_an_operation_keeps_does_not_end_history() {
     assert_eq!(get(&pool, 1).as_deref(), Some(&b"acknowledged"[..]));
     assert_eq!(pool.extents(Ino(20), 0, u64::MAX).unwrap()[0].1.blocks(), 3);
 }
+
+#[test]
+fn space_that_others_freed_can_be_used_again() {
+    let (_world, disks) = new_pool(11);
+    let options = |reserve: u64| OpenOptions {
+        index_reserve: reserve,
+        ..small()
+    };
+    let pool = Pool::open(plugged(&disks), options(0)).unwrap();
+    put(&pool, 1, b"x");
+    pool.close().unwrap();
+    drop(pool);
+    let pool = Pool::open(plugged(&disks), options(8 << 20)).unwrap();
+    // Others take what the reserve of the next checkpoint needs.
+    disks[1].set_capacity(0);
+    put_for_sure(&pool, 2, b"y");
+    pool.checkpoint().unwrap();
+    disks[1].set_capacity(1 << 30);
+    let refused = pool.begin(Intent::Grow);
+    assert!(
+        matches!(refused, Err(PoolError::NoSpace { .. })),
+        "{refused:?}"
+    );
+    assert!(pool.checkpoint_useful());
+    pool.checkpoint().unwrap();
+    pool.begin(Intent::Grow).unwrap();
+}
