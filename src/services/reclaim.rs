@@ -9,17 +9,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::format::{BLOCK, ExtentRow, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo};
+use crate::format::{BLOCK, ExtentHeader, ExtentRow, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo};
 use crate::index::{Freed, Txn};
 use crate::pool::{Intent, Pool, PoolError, Result};
 
-/// Freed ranges kept one by one for a segment; beyond that the whole segment is gone through.
-const RANGES_MAX: usize = 4096;
+/// Freed ranges kept one by one for a segment; beyond that the whole segment is gone through, which
+/// costs about as much as that many looks at the neighbours of a range.
+const RANGES_MAX: usize = 32;
 /// A closed segment that takes this many times its live bytes below is compacted.
 const COMPACT_FACTOR: u64 = 2;
 /// Segments that take less are left alone, in bytes.
 const COMPACT_FROM: u64 = 1 << 20;
 const ROWS: usize = 1024;
+/// Extents begin at multiples of this.
+const SECTOR: usize = 512;
+/// More than a header takes before its payload: 32 bytes for each block of an extent, and padding.
+const HEADER_MAX: u32 = 4 * BLOCK as u32;
 
 /// Where in a segment to look for dead bytes.
 #[derive(Debug)]
@@ -40,7 +45,7 @@ impl Dead {
     fn add(&mut self, freed: Freed) {
         let Dead::Ranges(ranges) = self else { return };
         // The header goes with the first piece of its extent, which it lies before.
-        let beside = freed.offset - freed.header <= 2 * BLOCK as u32;
+        let beside = freed.offset - freed.header <= HEADER_MAX;
         let start = if beside { freed.header } else { freed.offset };
         let end = freed.offset + freed.len;
         let full = ranges.len() == RANGES_MAX;
@@ -192,6 +197,10 @@ impl Reclaim {
         if !closed || allocated < COMPACT_FROM || allocated < COMPACT_FACTOR * row.live {
             return Ok(());
         }
+        // Small extents take sectors of their own: moving them would save none of these.
+        if allocated < COMPACT_FACTOR * self.footprint(segment)? {
+            return Ok(());
+        }
         let mut from = Key::reverse_at(segment, 0);
         loop {
             let rows = self.pool.scan(&from, &Key::reverse_end(segment), ROWS)?;
@@ -203,6 +212,25 @@ impl Reclaim {
             for (key, value) in &rows {
                 let (_, at, ino, file_offset) = key.reverse_parts()?;
                 self.move_extent(segment, at, ino, file_offset, ReverseRow::decode(value)?)?;
+            }
+        }
+    }
+
+    /// Bytes that the live extents of a segment would take elsewhere, headers included.
+    fn footprint(&self, segment: SegmentNo) -> Result<u64> {
+        let algorithm = self.pool.algorithm();
+        let (mut from, mut bytes) = (Key::reverse_at(segment, 0), 0);
+        loop {
+            let rows = self.pool.scan(&from, &Key::reverse_end(segment), ROWS)?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(bytes);
+            };
+            let (_, at, ino, file_offset) = last.reverse_parts()?;
+            from = Key::reverse(segment, at, ino, file_offset.saturating_add(1));
+            for (_, value) in &rows {
+                let stored = ReverseRow::decode(value)?.stored as usize;
+                let len = ExtentHeader::len_for(algorithm, stored) + stored;
+                bytes += len.next_multiple_of(SECTOR) as u64;
             }
         }
     }
