@@ -4,6 +4,7 @@
 //! [`Pool::record_incidents`] find out which files are concerned and write it all down.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use parking_lot::Mutex;
 
@@ -21,8 +22,16 @@ use crate::mirrors::{Incident, Mirror, Resolution, Witness};
 const QUEUE_MAX: usize = 65536;
 /// Inodes remembered as repaired.
 const REPAIRED_MAX: usize = 65536;
+<<<<<<< HEAD
 /// Reverse rows looked at for the owners of a damaged block.
 const OWNERS_MAX: usize = 256;
+=======
+/// Directory entries looked at for the paths of one batch of incidents; the files of the rest are
+/// named by their inodes. A flood in a large directory must not stop all else.
+const PATH_ROWS: usize = 2 << 20;
+/// Lost blocks remembered; a mirror that is lost as a whole has many more.
+const LOST_MAX: usize = 1 << 18;
+>>>>>>> 10cbb71 (A flood of incidents no longer scans a directory for each, and a lost block of a deleted file is no damaged metadata)
 /// Incidents logged one by one at a time; the ledger has them all.
 const LOGGED_AT_ONCE: usize = 20;
 
@@ -144,6 +153,17 @@ impl Incidents {
     }
 }
 
+fn in_segment(incident: &Incident) -> bool {
+    matches!(incident.place.file, FileName::Segment(_))
+}
+
+/// Paths found while a batch of incidents is recorded.
+struct Paths {
+    known: BTreeMap<Ino, Option<Vec<u8>>>,
+    /// Entries that may still be looked at.
+    rows_left: usize,
+}
+
 /// A place in a file.
 struct Owner {
     ino: Ino,
@@ -186,12 +206,16 @@ impl Pool {
             )
         };
         let count = entries.len();
+        let mut paths = Paths {
+            known: BTreeMap::new(),
+            rows_left: PATH_ROWS,
+        };
         let mut events = Vec::with_capacity(count);
         for (number, (time, entry)) in entries.into_iter().enumerate() {
             let what = match entry {
                 Entry::Other(what) => what,
                 Entry::Incident(incident) => {
-                    let what = self.describe(&incident);
+                    let what = self.describe(&incident, &mut paths);
                     if number < LOGGED_AT_ONCE {
                         log_damage(&what);
                     }
@@ -231,7 +255,7 @@ impl Pool {
         self.incidents.ledger.lock().latest(limit)
     }
 
-    fn describe(&self, incident: &Incident) -> What {
+    fn describe(&self, incident: &Incident, paths: &mut Paths) -> What {
         let owners = self.owners_of(incident).unwrap_or_default();
         for owner in &owners {
             match &incident.resolution {
@@ -245,14 +269,18 @@ impl Pool {
                 Resolution::Failed(_) => {}
             }
         }
-        if owners.is_empty() && incident.resolution == Resolution::Lost {
+        // In a segment without an owner it is what a deleted file had: nobody misses that.
+        if incident.resolution == Resolution::Lost && !in_segment(incident) {
             let place = format!("{} at {}", incident.place.file, incident.place.offset);
             self.incidents.lost_metadata.lock().insert(place);
         }
         // Of several files that share the block, the event names the first that has a name.
-        let named = owners
-            .iter()
-            .find_map(|owner| Some((owner, self.path_of(owner.ino).ok()??)));
+        let mut path_of = |ino: Ino| {
+            let find = || self.path_within(ino, &mut paths.rows_left);
+            let known = paths.known.entry(ino);
+            known.or_insert_with(|| find().ok().flatten()).clone()
+        };
+        let named = owners.iter().find_map(|owner| Some((owner, path_of(owner.ino)?)));
         let (owner, path) = match named {
             Some((owner, path)) => (Some(owner), Some(path)),
             None => (owners.first(), None),
@@ -279,10 +307,10 @@ impl Pool {
     fn remember_lost(&self, incident: &Incident, owner: &Owner) {
         if let FileName::Segment(segment) = incident.place.file {
             let place = (segment, incident.place.offset as u32, incident.len as u64);
-            self.incidents
-                .lost
-                .lock()
-                .insert((owner.ino, owner.offset), place);
+            let mut lost = self.incidents.lost.lock();
+            if lost.len() < LOST_MAX {
+                lost.insert((owner.ino, owner.offset), place);
+            }
         }
     }
 
@@ -311,12 +339,12 @@ impl Pool {
 
     /// The lost blocks that files still consist of: overwriting, cutting and deleting them ends the
     /// damage.
-    fn current_lost(&self) -> BTreeMap<Ino, Vec<(u64, u64)>> {
+    fn current_lost(&self, of: RangeInclusive<Ino>) -> BTreeMap<Ino, Vec<(u64, u64)>> {
         let lost: Vec<_> = self
             .incidents
             .lost
             .lock()
-            .iter()
+            .range((*of.start(), 0)..=(*of.end(), u64::MAX))
             .map(|(key, place)| (*key, *place))
             .collect();
         let mut current: BTreeMap<Ino, Vec<(u64, u64)>> = BTreeMap::new();
@@ -343,7 +371,7 @@ impl Pool {
     /// How a file stands.
     pub fn health_of(&self, ino: Ino) -> FileHealth {
         self.record_incidents();
-        if let Some(ranges) = self.current_lost().remove(&ino) {
+        if let Some(ranges) = self.current_lost(ino..=ino).remove(&ino) {
             return FileHealth::Damaged(ranges);
         }
         match self.incidents.repaired.lock().contains(&ino) {
@@ -354,7 +382,7 @@ impl Pool {
 
     /// Files with blocks that no mirror has, by path and range.
     pub(super) fn damaged_files(&self) -> Vec<DamagedFile> {
-        self.current_lost()
+        self.current_lost(Ino(0)..=Ino(u64::MAX))
             .into_iter()
             .map(|(ino, ranges)| DamagedFile {
                 inode: ino.0,

@@ -17,6 +17,12 @@ impl Pool {
     /// # Errors
     /// As [`Pool::get`].
     pub fn path_of(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
+        self.path_within(ino, &mut { usize::MAX })
+    }
+
+    /// As [`Pool::path_of`], but looks at `rows_left` entries at most, and counts that down; none too
+    /// if they do not suffice.
+    pub(super) fn path_within(&self, ino: Ino, rows_left: &mut usize) -> Result<Option<Vec<u8>>> {
         let mut names = Vec::new();
         let mut at = ino;
         while at != Ino::ROOT {
@@ -27,12 +33,14 @@ impl Pool {
                 &Key::dentry(row.parent, 0),
                 &Key::dentry_end(row.parent),
                 at,
+                rows_left,
             )?;
             let found = match in_parent {
                 None if row.kind != FileKind::Directory && row.nlink > 0 => self.find_entry(
                     &Key::table_start(Table::Dentry),
                     &Key::table_end(Table::Dentry),
                     at,
+                    rows_left,
                 )?,
                 found => found,
             };
@@ -49,10 +57,17 @@ impl Pool {
         Ok(Some(names.join(&b'/')))
     }
 
-    fn find_entry(&self, from: &Key, to: &Key, ino: Ino) -> Result<Option<(Ino, Vec<u8>)>> {
+    fn find_entry(
+        &self,
+        from: &Key,
+        to: &Key,
+        ino: Ino,
+        rows_left: &mut usize,
+    ) -> Result<Option<(Ino, Vec<u8>)>> {
         let mut from = from.clone();
         loop {
-            let rows = self.scan(&from, to, STEP)?;
+            let rows = self.scan(&from, to, STEP.min(*rows_left))?;
+            *rows_left -= rows.len();
             for (key, value) in &rows {
                 let entry = DentryRow::decode(value)?;
                 if entry.ino == ino {

@@ -435,3 +435,24 @@ fn space_that_others_freed_can_be_used_again() {
     pool.checkpoint().unwrap();
     pool.begin(Intent::Grow).unwrap();
 }
+
+#[test]
+fn a_lost_block_of_a_deleted_file_is_not_damaged_metadata() {
+    let (_world, disks) = new_pool(12);
+    let pool = Pool::open(plugged(&disks), small()).unwrap();
+    let row = write(&pool, 30, &[5; BLOCK]);
+    pool.checkpoint().unwrap();
+    for disk in &disks {
+        disk.corrupt(FileName::Segment(row.segment), u64::from(row.offset), 10);
+    }
+    let mut out = vec![0; BLOCK];
+    pool.load(Ino(30), 0, &row, 0, &mut out).unwrap_err();
+    erase(&pool, 30, &row);
+    let status = pool.status();
+    assert_eq!(
+        status.state,
+        status::PoolState::Healthy,
+        "{:?}",
+        status.actions
+    );
+}
