@@ -13,7 +13,7 @@ use std::thread;
 use thiserror::Error;
 
 use super::read::Place;
-use super::set::{Counters, Mirror, MirrorId, MirrorSet, MirrorState};
+use super::set::{Counters, Mirror, MirrorId, MirrorSet};
 use crate::backing::{Backing, FileName};
 
 /// Why a request could not be carried out on the mirrors.
