@@ -22,16 +22,13 @@ use crate::mirrors::{Incident, Mirror, Resolution, Witness};
 const QUEUE_MAX: usize = 65536;
 /// Inodes remembered as repaired.
 const REPAIRED_MAX: usize = 65536;
-<<<<<<< HEAD
 /// Reverse rows looked at for the owners of a damaged block.
 const OWNERS_MAX: usize = 256;
-=======
 /// Directory entries looked at for the paths of one batch of incidents; the files of the rest are
 /// named by their inodes. A flood in a large directory must not stop all else.
 const PATH_ROWS: usize = 2 << 20;
 /// Lost blocks remembered; a mirror that is lost as a whole has many more.
 const LOST_MAX: usize = 1 << 18;
->>>>>>> 10cbb71 (A flood of incidents no longer scans a directory for each, and a lost block of a deleted file is no damaged metadata)
 /// Incidents logged one by one at a time; the ledger has them all.
 const LOGGED_AT_ONCE: usize = 20;
 
@@ -280,11 +277,18 @@ impl Pool {
             let known = paths.known.entry(ino);
             known.or_insert_with(|| find().ok().flatten()).clone()
         };
-        let named = owners.iter().find_map(|owner| Some((owner, path_of(owner.ino)?)));
+        let named = owners
+            .iter()
+            .find_map(|owner| Some((owner, path_of(owner.ino)?)));
         let (owner, path) = match named {
             Some((owner, path)) => (Some(owner), Some(path)),
             None => (owners.first(), None),
         };
+        let path = owner.as_ref().and_then(|owner| {
+            let left = &mut paths.rows_left;
+            let find = || self.path_within(owner.ino, left).ok().flatten();
+            paths.known.entry(owner.ino).or_insert_with(find).clone()
+        });
         let (outcome, detail) = match &incident.resolution {
             Resolution::Repaired => ("repaired", None),
             Resolution::Failed(detail) => ("failed", Some(detail.clone())),
