@@ -273,9 +273,9 @@ impl Pool {
         }
         // Of several files that share the block, the event names the first that has a name.
         let mut path_of = |ino: Ino| {
-            let find = || self.path_within(ino, &mut paths.rows_left);
-            let known = paths.known.entry(ino);
-            known.or_insert_with(|| find().ok().flatten()).clone()
+            let left = &mut paths.rows_left;
+            let find = || self.path_within(ino, left).ok().flatten();
+            paths.known.entry(ino).or_insert_with(find).clone()
         };
         let named = owners
             .iter()
@@ -284,11 +284,6 @@ impl Pool {
             Some((owner, path)) => (Some(owner), Some(path)),
             None => (owners.first(), None),
         };
-        let path = owner.as_ref().and_then(|owner| {
-            let left = &mut paths.rows_left;
-            let find = || self.path_within(owner.ino, left).ok().flatten();
-            paths.known.entry(owner.ino).or_insert_with(find).clone()
-        });
         let (outcome, detail) = match &incident.resolution {
             Resolution::Repaired => ("repaired", None),
             Resolution::Failed(detail) => ("failed", Some(detail.clone())),
