@@ -71,6 +71,9 @@ no_process_for() {
     ! grep -qszFx -f <(printf '%s\n' "$1") /proc/[0-9]*/cmdline
 }
 
+# Whether something is mounted there; mountpoint(1) fails if the server of the mount is gone.
+is_mounted() { grep -qF " $1 " /proc/mounts; }
+
 drop_caches() {
     sync
     echo 3 >/proc/sys/vm/drop_caches
