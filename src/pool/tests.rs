@@ -6,7 +6,7 @@ use super::*;
 use crate::backing::Backing;
 use crate::backing::FileName;
 use crate::backing::sim::{PowerLoss, SimDisk, SimWorld};
-use crate::format::{Algorithm, BLOCK, Ino, Key};
+use crate::format::{Algorithm, BLOCK, Ino, Key, SUMS_PER_BLOCK};
 use crate::index::Txn;
 
 pub(crate) fn small() -> OpenOptions {
@@ -83,6 +83,39 @@ fn rows_are_there_after_an_orderly_close() {
         pool.close().unwrap();
         assert!(!pool.recovery.needed);
     }
+}
+
+#[test]
+fn an_index_that_shrinks_can_be_opened_again() {
+    let (_world, disks) = new_pool(31);
+    let mut pool = Pool::open(plugged(&disks), small()).unwrap();
+    let one_block = SUMS_PER_BLOCK as u32;
+    let mut number = 0;
+    while pool.index.pages() <= one_block {
+        for _ in 0..100 {
+            put(&pool, number, &[7; 2000]);
+            number += 1;
+        }
+        pool.checkpoint().unwrap();
+    }
+    // redb gives pages at the end back some commits after they became free.
+    for gone in 1..number {
+        pool.begin(Intent::Shrink).unwrap();
+        let mut txn = Txn::new();
+        txn.delete(Key::xattr(Ino(gone), b"user.a"));
+        pool.commit(txn).unwrap();
+        if gone % 50 == 0 {
+            pool.checkpoint().unwrap();
+        }
+    }
+    for round in 0..20 {
+        put(&pool, 0, &[round]);
+        pool.close().unwrap();
+        pool = Pool::open(plugged(&disks), small()).unwrap();
+        assert_eq!(get(&pool, 0), Some(vec![round]));
+        assert_eq!(get(&pool, 1), None);
+    }
+    assert!(pool.index.pages() <= one_block, "it did not shrink");
 }
 
 #[test]
