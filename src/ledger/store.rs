@@ -1,4 +1,7 @@
 //! The sled databases under the ledger. Only this file names sled.
+//!
+//! Opening a sled database writes to it, so that is put off until there is something to record or
+//! somebody wants to read: a mount to which nothing happens leaves the mirrors as they are.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,8 @@ const FLUSH_MS: u64 = 1000;
 /// The ledgers of all mirrors, kept alike.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Directories that are not open yet.
+    unopened: Vec<PathBuf>,
     databases: Vec<(PathBuf, sled::Db)>,
     next: u64,
 }
@@ -65,23 +70,33 @@ fn number(key: &[u8]) -> u64 {
 }
 
 impl Ledger {
-    /// Opens the ledger in each directory; those that do not open are set aside.
-    pub fn open(directories: Vec<PathBuf>) -> Ledger {
-        let mut ledger = Ledger::default();
-        for directory in directories {
+    /// The ledger in these directories. They are opened at first use; those that do not open are set
+    /// aside then.
+    pub fn new(directories: Vec<PathBuf>) -> Ledger {
+        Ledger {
+            unopened: directories,
+            ..Ledger::default()
+        }
+    }
+
+    fn open(&mut self) {
+        for directory in std::mem::take(&mut self.unopened) {
             let Some(database) = open_or_begin(&directory) else {
                 continue;
             };
             if let Ok(Some((key, _))) = database.last() {
-                ledger.next = ledger.next.max(number(&key) + 1);
+                self.next = self.next.max(number(&key) + 1);
             }
-            ledger.databases.push((directory, database));
+            self.databases.push((directory, database));
         }
-        ledger
     }
 
     /// Adds events to the ledger of every mirror. One that fails is left out from then on.
     pub fn record(&mut self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        self.open();
         let first = self.next;
         self.next += events.len() as u64;
         self.databases.retain(|(directory, database)| {
@@ -106,7 +121,8 @@ impl Ledger {
     }
 
     /// The newest `limit` events, oldest first.
-    pub fn latest(&self, limit: usize) -> Vec<Event> {
+    pub fn latest(&mut self, limit: usize) -> Vec<Event> {
+        self.open();
         let Some((_, database)) = self.databases.first() else {
             return Vec::new();
         };
@@ -168,14 +184,26 @@ mod tests {
     fn events_are_there_after_reopening_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let paths = vec![dir.path().join("a"), dir.path().join("b")];
-        let mut ledger = Ledger::open(paths.clone());
+        let mut ledger = Ledger::new(paths.clone());
         ledger.record(&[event(1), event(2)]);
         ledger.flush();
         drop(ledger);
-        let mut ledger = Ledger::open(paths.into_iter().rev().collect());
+        let mut ledger = Ledger::new(paths.into_iter().rev().collect());
         ledger.record(&[event(3)]);
         assert_eq!(ledger.latest(10), [event(1), event(2), event(3)]);
         assert_eq!(ledger.latest(2), [event(2), event(3)]);
+    }
+
+    #[test]
+    fn nothing_is_written_while_nothing_happens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let mut ledger = Ledger::new(vec![path.clone()]);
+        ledger.record(&[]);
+        ledger.flush();
+        assert!(!path.exists());
+        ledger.record(&[event(1)]);
+        assert!(path.exists());
     }
 
     #[test]
@@ -183,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger");
         std::fs::write(&path, b"this is no directory").unwrap();
-        let mut ledger = Ledger::open(vec![path.clone()]);
+        let mut ledger = Ledger::new(vec![path.clone()]);
         ledger.record(&[event(1)]);
         assert_eq!(ledger.latest(10).len(), 1);
         let aside: Vec<_> = std::fs::read_dir(dir.path())

@@ -181,7 +181,7 @@ impl Pool {
             .iter()
             .filter_map(|mirror| mirror.online()?.ledger_dir());
         let ledger = match options.ledger {
-            true => Ledger::open(ledgers.collect()),
+            true => Ledger::new(ledgers.collect()),
             false => Ledger::default(),
         };
         let incidents = Arc::new(Incidents::new(Arc::clone(&options.clock), ledger));
