@@ -21,7 +21,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{Whence, lseek};
 
 use common::content::content;
-use common::disk::allocated;
+use common::disk::{allocated, snapshot};
 use common::{Pool, wait_for, xattr};
 
 fn mounted() -> Pool {
@@ -535,6 +535,61 @@ fn modes_owners_and_times_are_kept() {
     fs::write(&path, "other").expect("write");
     let data = fs::metadata(&path).expect("stat");
     assert!(data.ctime() >= before && data.mtime() > 1_700_000_000);
+}
+
+#[test]
+fn one_who_may_keep_set_id_bits_keeps_them_also_when_a_capability_goes() {
+    let pool = mounted();
+    let path = pool.mnt().join("file");
+    let file = rw(&path);
+    file.write_all_at(&[1; 10_000], 0).expect("write");
+    // VFS_CAP_REVISION_2 with CAP_NET_BIND_SERVICE; the kernel takes it away at every change.
+    let mut capability = [0; 20];
+    (capability[3], capability[5]) = (2, 4);
+    let change: [(&str, &dyn Fn()); 3] = [
+        ("write", &|| file.write_all_at(b"x", 5).expect("write")),
+        ("truncation", &|| file.set_len(5).expect("truncate")),
+        ("fallocate", &|| {
+            fallocate(&file, FallocateFlags::empty(), 0, 20_000).expect("fallocate");
+        }),
+    ];
+    for (what, change) in change {
+        fs::set_permissions(&path, Permissions::from_mode(0o6755)).expect("chmod");
+        set_xattr(&path, "security.capability", &capability, 0).expect("setxattr");
+        change();
+        let mode = fs::metadata(&path).expect("stat").mode() & 0o7777;
+        assert_eq!(mode, 0o6755, "{what} by root");
+        assert!(xattr(&path, "security.capability").is_err(), "{what}");
+    }
+    std::os::unix::fs::chown(&path, None, None).expect("chown");
+    let mode = fs::metadata(&path).expect("stat").mode() & 0o7777;
+    assert_eq!(mode, 0o755, "chown that names neither owner nor group");
+}
+
+/// What the mirrors hold, but for their lock files, which name the process that serves them.
+fn stored(pool: &Pool) -> Vec<String> {
+    let lines = pool.mirrors().iter().flat_map(|mirror| snapshot(mirror));
+    lines.filter(|line| !line.contains("/lock ")).collect()
+}
+
+#[test]
+fn a_mount_that_only_reads_leaves_the_mirrors_as_they_are() {
+    let mut pool = mounted();
+    let mnt = pool.mnt().to_owned();
+    fs::create_dir(mnt.join("dir")).expect("mkdir");
+    fs::write(mnt.join("dir/file"), content(1, 300_000)).expect("write");
+    symlink("dir/file", mnt.join("link")).expect("symlink");
+    pool.umount();
+    let before = stored(&pool);
+    pool.mount();
+    let read = fs::read(mnt.join("link")).expect("read");
+    assert!(read == content(1, 300_000));
+    assert_eq!(fs::read_dir(&mnt).expect("readdir").count(), 2);
+    list_xattr(&mnt);
+    nix::unistd::sync();
+    assert_eq!(stored(&pool), before);
+    pool.umount();
+    assert_eq!(stored(&pool), before);
 }
 
 #[test]

@@ -190,7 +190,15 @@ impl Filesystem for Adapter {
         let context = Context("setattr", ino);
         let _guard = context.guard();
         let owner_changes = uid.is_some() || gid.is_some();
-        let kill_suid = match self.must_clear(request, ino, owner_changes, size.is_some()) {
+        // A request that names nothing is what the kernel leaves of its own attempt to clear them. It
+        // also comes from one who may keep them, if the file has a capability to be taken away.
+        let nothing = !owner_changes
+            && mode.is_none()
+            && atime.is_none()
+            && mtime.is_none()
+            && ctime.is_none();
+        let content_changes = size.is_some() || nothing;
+        let kill_suid = match self.must_clear(request, ino, owner_changes, content_changes) {
             Ok(must) => must,
             Err(error) => return reply.fail(context, &error),
         };
@@ -692,10 +700,10 @@ impl Adapter {
         request: &Request,
         ino: Ino,
         owner_changes: bool,
-        size_changes: bool,
+        content_changes: bool,
     ) -> vfs::Result<bool> {
         // Without HANDLE_KILLPRIV_V2 the kernel sends changes of mode of its own.
-        if !(owner_changes || size_changes)
+        if !(owner_changes || content_changes)
             || !self.granted.contains(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
             || !privilege::has_set_id(&self.vfs.getattr(ino)?)
         {

@@ -23,10 +23,9 @@ const PERMISSIONS: u32 = 0o7777;
 const CAPABILITY: &[u8] = b"security.capability";
 
 impl SetAttr {
-    /// A request that names nothing, or only the ctime, is what remains of chown(2) with two times
-    /// -1, and of the kernel's request to drop privileges (fallocate by an unprivileged user), after
-    /// the FUSE client has left the dropping to us.
-    fn only_drops_privileges(&self) -> bool {
+    /// A request that names only the ctime is what remains of a chown(2) that names neither owner nor
+    /// group, after the FUSE client has left the dropping of privileges to us.
+    fn is_empty_chown(&self) -> bool {
         let SetAttr {
             mode,
             uid,
@@ -34,10 +33,11 @@ impl SetAttr {
             size,
             atime,
             mtime,
-            ctime: _,
+            ctime,
             kill_suid: _,
         } = self;
-        mode.is_none()
+        ctime.is_some()
+            && mode.is_none()
             && uid.is_none()
             && gid.is_none()
             && size.is_none()
@@ -46,7 +46,7 @@ impl SetAttr {
     }
 
     fn drops_privileges(&self) -> bool {
-        self.kill_suid || self.uid.is_some() || self.gid.is_some() || self.only_drops_privileges()
+        self.kill_suid || self.uid.is_some() || self.gid.is_some() || self.is_empty_chown()
     }
 }
 

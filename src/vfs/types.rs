@@ -98,7 +98,7 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Last change of the inode, from a kernel that keeps the times itself (writeback cache).
     pub ctime: Option<Timestamp>,
-    /// The size is changed by one without CAP_FSETID: set-user-ID and set-group-ID go.
+    /// Content or size is changed by one without CAP_FSETID: set-user-ID and set-group-ID go.
     pub kill_suid: bool,
 }
 

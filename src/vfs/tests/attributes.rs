@@ -93,8 +93,12 @@ fn a_change_of_owner_takes_set_user_id_away() {
         gid: Some(1),
         ..SetAttr::default()
     };
-    // chown(path, -1, -1) arrives as a request for nothing.
-    for change in [owner, group, SetAttr::default()] {
+    // chown(path, -1, -1) arrives as a request for nothing but a ctime.
+    let neither = SetAttr {
+        ctime: Some(vfs.getattr(ino).unwrap().ctime),
+        ..SetAttr::default()
+    };
+    for change in [owner, group, neither] {
         for (old, new) in [
             (0o6755, 0o755),
             (0o6745, 0o2745),
@@ -116,6 +120,14 @@ fn a_change_of_owner_takes_set_user_id_away() {
     };
     vfs.setattr(&USER, ino, &times).unwrap();
     assert_eq!(mode(&vfs, ino), 0o6755, "times change nothing else");
+    vfs.setattr(&USER, ino, &SetAttr::default()).unwrap();
+    assert_eq!(mode(&vfs, ino), 0o6755, "one who may keep them");
+    let told = SetAttr {
+        kill_suid: true,
+        ..SetAttr::default()
+    };
+    vfs.setattr(&USER, ino, &told).unwrap();
+    assert_eq!(mode(&vfs, ino), 0o755);
 }
 
 #[test]
