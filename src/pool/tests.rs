@@ -352,22 +352,22 @@ fn what_the_journal_would_replay_is_not_given_back() {
     let (world, disks) = new_pool(7);
     let pool = Arc::new(Pool::open(plugged(&disks), small()).unwrap());
     let mut reclaim = crate::services::Reclaim::new(Arc::clone(&pool));
-    // Two small extents share a block: the first is freed by a checkpoint, the second lives and dies
-    // between two.
-    let first = write(&pool, 10, &[1; 300]);
-    erase(&pool, 10, &first);
+    // Eight small extents share a block: seven are freed by a checkpoint, the last lives and dies
+    // between two. So much follows that the segment is synced and the journal has no image of it.
+    let first: Vec<_> = (0..7).map(|n| write(&pool, 10 + n, &[1; 300])).collect();
+    (0..7).for_each(|n| erase(&pool, 10 + n, &first[n as usize]));
     pool.checkpoint().unwrap();
-    let second = write(&pool, 11, &[2; 300]);
-    assert_eq!(first.offset / BLOCK as u32, second.offset / BLOCK as u32);
-    // Only to end the block, so that it can be punched.
-    write(&pool, 12, &[3; 2 * BLOCK]);
+    let last = write(&pool, 20, &[2; 300]);
+    assert_eq!(last.offset / BLOCK as u32, first[0].offset / BLOCK as u32);
+    let behind = write(&pool, 21, &[3; 300 << 10]);
+    assert!(behind.header >= BLOCK as u32);
     put(&pool, 1, b"acknowledged");
     pool.sync().unwrap();
-    erase(&pool, 11, &second);
+    erase(&pool, 20, &last);
     while reclaim.step(16).unwrap() {}
     world.cut_power();
     drop((pool, reclaim));
-    world.power_cycle(PowerLoss::LoseAll);
+    world.power_cycle(PowerLoss::KeepAll);
     let pool = Pool::open(plugged(&disks), small()).unwrap();
     assert_eq!(get(&pool, 1).as_deref(), Some(&b"acknowledged"[..]));
     assert_eq!(pool.recovery.discarded, 0);
