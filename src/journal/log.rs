@@ -182,11 +182,15 @@ impl Journal {
         let (buffer, at) = {
             let mut state = self.state.lock();
             let (head, used) = (state.head(), state.head() - state.tail);
-            assert!(
-                used <= self.size,
-                "journal overrun: {used} of {} bytes",
-                self.size
-            );
+            if used > self.size {
+                let (operation, file) = ("find room in", FileName::Journal);
+                let cause = format!("{used} of {} bytes are needed", self.size);
+                return Err(MirrorError::AllFailed {
+                    operation,
+                    file,
+                    cause,
+                });
+            }
             let buffer = std::mem::take(&mut state.buffer);
             let at = std::mem::replace(&mut state.buffer_at, head);
             (buffer, at)

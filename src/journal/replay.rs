@@ -1,5 +1,6 @@
 //! Reading the journal back at mount.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use thiserror::Error;
@@ -10,6 +11,8 @@ use crate::format::{
 };
 use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place};
 
+/// Bytes given to a mirror in one go, about.
+const RUN_MAX: usize = 1 << 20;
 /// Bytes read at a time.
 const WINDOW: u64 = 1 << 20;
 
@@ -142,35 +145,79 @@ pub fn level(
     pool: PoolTag,
     end: LogEnd,
 ) -> Result<u64, MirrorError> {
-    let (mut given, mut outcome) = (0, Ok(()));
+    let mut given = 0;
+    let mut runs: BTreeMap<MirrorId, Run> = BTreeMap::new();
+    let mut outcome = Ok(());
+    let mut visit = |_: Lsn, _: u64, _: Record| {};
     walk(
         mirrors,
         from,
         pool,
-        &mut |_, _, _| {},
+        &mut visit,
         &mut |mirror, damage, at, bytes| {
             given += 1;
-            let offset = at.head % from.size;
-            let (first, wrapped) = bytes.split_at(bytes.len().min((from.size - offset) as usize));
-            for (offset, part) in [(offset, first), (0, wrapped)] {
-                let place = Place {
-                    file: FileName::Journal,
-                    offset,
-                };
-                if part.is_empty() || outcome.is_err() {
-                    continue;
-                }
-                if at.next <= end.durable {
-                    mirrors.heal(mirror, place, damage, part.to_vec());
-                } else {
-                    outcome = mirrors.give(mirror, place, part);
-                }
+            let durable = at.next <= end.durable;
+            let run = runs.entry(mirror).or_default();
+            let follows = run.at + run.bytes.len() as u64 == at.head && run.durable == durable;
+            if (!follows || run.bytes.len() >= RUN_MAX) && outcome.is_ok() {
+                outcome = run.give(mirrors, mirror, from.size);
             }
+            if run.bytes.is_empty() {
+                (run.at, run.durable, run.damage) = (at.head, durable, damage);
+            }
+            run.bytes.extend_from_slice(bytes);
         },
     );
     outcome?;
+    for (mirror, mut run) in runs {
+        run.give(mirrors, mirror, from.size)?;
+    }
     mirrors.sync(&[FileName::Journal], &[])?;
     Ok(given)
+}
+
+/// Records that follow one another and that a mirror lacks: given to it in one go.
+#[derive(Debug)]
+struct Run {
+    at: u64,
+    bytes: Vec<u8>,
+    durable: bool,
+    damage: Damage,
+}
+
+impl Default for Run {
+    fn default() -> Run {
+        Run {
+            at: 0,
+            bytes: Vec::new(),
+            durable: false,
+            damage: Damage::Checksum,
+        }
+    }
+}
+
+impl Run {
+    /// Gives the run to the mirror and empties it.
+    fn give(&mut self, mirrors: &MirrorSet, to: MirrorId, size: u64) -> Result<(), MirrorError> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let offset = self.at % size;
+        let (first, wrapped) = bytes.split_at(bytes.len().min((size - offset) as usize));
+        for (offset, part) in [(offset, first), (0, wrapped)] {
+            let place = Place {
+                file: FileName::Journal,
+                offset,
+            };
+            if part.is_empty() {
+                continue;
+            }
+            if self.durable {
+                mirrors.heal(to, place, self.damage, part.to_vec());
+            } else {
+                mirrors.give(to, place, part)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 type Lacking<'a> = &'a mut dyn FnMut(MirrorId, Damage, LogEnd, &[u8]);

@@ -53,6 +53,14 @@ pub enum What {
         /// Why.
         cause: String,
     },
+    /// Somebody deleted a file of a mirror while the pool was mounted; it was made anew, and what it
+    /// held is checked and healed.
+    Gone {
+        /// Directory of the mirror.
+        mirror: String,
+        /// File in the mirror directory.
+        stored_in: String,
+    },
     /// A mount had to recover.
     Recovery {
         /// Operations replayed.

@@ -142,6 +142,8 @@ pub trait Witness: Send + Sync {
     fn incident(&self, incident: Incident);
     /// A mirror changed its state.
     fn mirror_state(&self, mirror: &Mirror, cause: &str);
+    /// Somebody deleted a file of a mirror under us. It was made anew, without what it held.
+    fn file_gone(&self, mirror: &Mirror, file: FileName);
 }
 
 /// All mirrors of an open pool.

@@ -44,33 +44,39 @@ fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-/// Makes a file anew that somebody deleted under us, then does `work` again. What it held is damage
-/// like any other: the parents' checksums find it and the other mirrors supply it.
-fn revive(
-    backing: &dyn Backing,
-    file: FileName,
-    work: impl Fn() -> io::Result<()>,
-) -> io::Result<()> {
-    match work() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            log::error!("{}: {file} is gone; making it anew", backing.label());
-            backing.create(file)?;
-            work()?;
-            backing.sync_name(file)
-        }
-        other => other,
-    }
-}
-
 impl MirrorSet {
+    /// Does `work`; if somebody deleted the file under us, makes it anew and does `work` again. What it
+    /// held is damage, which the witness has looked for: the other mirrors supply it.
+    fn revive(
+        &self,
+        mirror: &Mirror,
+        backing: &dyn Backing,
+        file: FileName,
+        work: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        match work() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                log::error!("{}: {file} is gone; making it anew", mirror.label());
+                backing.create(file)?;
+                work()?;
+                backing.sync_name(file)?;
+                self.witness.file_gone(mirror, file);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// Writes the buffers one after another at `offset` of `file` on every online mirror.
     ///
     /// # Errors
     /// [`MirrorError::NoSpace`] if a mirror is full; some may then hold the bytes.
     /// [`MirrorError::AllFailed`] if no mirror took them.
     pub fn write(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> Result<(), MirrorError> {
-        self.on_all("write", file, |backing| {
-            revive(backing, file, || backing.write_at(file, offset, buffers))
+        self.on_all("write", file, |mirror, backing| {
+            self.revive(mirror, backing, file, || {
+                backing.write_at(file, offset, buffers)
+            })
         })
     }
 
@@ -79,7 +85,7 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn create(&self, file: FileName) -> Result<(), MirrorError> {
-        self.on_all("create", file, |backing| backing.create(file))
+        self.on_all("create", file, |_, backing| backing.create(file))
     }
 
     /// Sets the length of the file on every online mirror.
@@ -87,8 +93,8 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn set_len(&self, file: FileName, len: u64) -> Result<(), MirrorError> {
-        self.on_all("set the length of", file, |backing| {
-            backing.set_len(file, len)
+        self.on_all("set the length of", file, |mirror, backing| {
+            self.revive(mirror, backing, file, || backing.set_len(file, len))
         })
     }
 
@@ -97,8 +103,8 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn reserve(&self, file: FileName, offset: u64, len: u64) -> Result<(), MirrorError> {
-        self.on_all("reserve space in", file, |backing| {
-            backing.reserve(file, offset, len)
+        self.on_all("reserve space in", file, |mirror, backing| {
+            self.revive(mirror, backing, file, || backing.reserve(file, offset, len))
         })
     }
 
@@ -111,10 +117,10 @@ impl MirrorSet {
         let Some(first) = files.first().or(fresh.first()) else {
             return Ok(());
         };
-        let work = |backing: &dyn Backing| {
+        let work = |mirror: &Mirror, backing: &dyn Backing| {
             files
                 .iter()
-                .try_for_each(|file| revive(backing, *file, || backing.sync(*file)))?;
+                .try_for_each(|file| self.revive(mirror, backing, *file, || backing.sync(*file)))?;
             fresh.iter().try_for_each(|file| backing.sync_name(*file))
         };
         let online: Vec<_> = self.online().collect();
@@ -123,11 +129,11 @@ impl MirrorSet {
                 let (own, others) = online.split_at(1);
                 let others: Vec<_> = others
                     .iter()
-                    .map(|(mirror, backing)| (*mirror, scope.spawn(move || work(*backing))))
+                    .map(|(mirror, backing)| (*mirror, scope.spawn(move || work(mirror, *backing))))
                     .collect();
                 let mut results: Vec<_> = own
                     .iter()
-                    .map(|(mirror, backing)| (*mirror, work(*backing)))
+                    .map(|(mirror, backing)| (*mirror, work(mirror, *backing)))
                     .collect();
                 results.extend(others.into_iter().map(|(mirror, thread)| {
                     let panicked = || Err(io::Error::other("the sync thread panicked"));
@@ -138,7 +144,7 @@ impl MirrorSet {
         } else {
             online
                 .iter()
-                .map(|(mirror, backing)| (*mirror, work(*backing)))
+                .map(|(mirror, backing)| (*mirror, work(mirror, *backing)))
                 .collect()
         };
         let outcome = self.settle("sync", *first, results, false);
@@ -156,7 +162,7 @@ impl MirrorSet {
             return Ok(());
         };
         let file = place.file;
-        let result = revive(backing, file, || {
+        let result = self.revive(mirror, backing, file, || {
             backing.write_at(file, place.offset, &[bytes])
         });
         if let Err(error) = result {
@@ -192,11 +198,11 @@ impl MirrorSet {
         &self,
         operation: &'static str,
         file: FileName,
-        work: impl Fn(&dyn Backing) -> io::Result<()>,
+        work: impl Fn(&Mirror, &dyn Backing) -> io::Result<()>,
     ) -> Result<(), MirrorError> {
         let results = self
             .online()
-            .map(|(mirror, backing)| (mirror, work(backing)))
+            .map(|(mirror, backing)| (mirror, work(mirror, backing)))
             .collect();
         // The journal is preallocated, but a filesystem that copies on write may still be full.
         let again = file != FileName::Journal;

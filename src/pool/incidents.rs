@@ -76,6 +76,7 @@ pub(super) struct Incidents {
 struct Suspects {
     segments: BTreeSet<SegmentNo>,
     index: bool,
+    journal: bool,
     /// Whether a service is checking some now.
     inspecting: bool,
 }
@@ -97,6 +98,14 @@ impl Witness for Incidents {
             mirror: mirror.label().to_owned(),
             state: mirror.state().name().to_owned(),
             cause: cause.to_owned(),
+        }));
+    }
+
+    fn file_gone(&self, mirror: &Mirror, file: FileName) {
+        self.suspect(file);
+        self.push(Entry::Other(What::Gone {
+            mirror: mirror.label().to_owned(),
+            stored_in: file.to_string(),
         }));
     }
 }
@@ -132,7 +141,9 @@ impl Incidents {
                 suspects.segments.insert(segment);
             }
             FileName::Index | FileName::Sums => suspects.index = true,
-            FileName::Readme | FileName::Superblock | FileName::Journal => {}
+            // Its records are durable elsewhere; a checkpoint makes them superfluous.
+            FileName::Journal => suspects.journal = true,
+            FileName::Readme | FileName::Superblock => {}
         }
     }
 
@@ -180,6 +191,11 @@ impl Pool {
             std::mem::take(&mut suspects.segments),
             std::mem::take(&mut suspects.index),
         )
+    }
+
+    /// Whether a mirror lost a part of the journal since the last call.
+    pub fn take_suspect_journal(&self) -> bool {
+        std::mem::take(&mut self.incidents.suspects.lock().journal)
     }
 
     /// Says whether a service is checking what is suspect.

@@ -489,3 +489,22 @@ fn a_lost_block_of_a_deleted_file_is_not_damaged_metadata() {
         status.actions
     );
 }
+
+#[test]
+fn a_segment_deleted_under_a_mounted_mirror_is_made_whole_again() {
+    let (_world, disks) = new_pool(11);
+    let pool = Arc::new(Pool::open(plugged(&disks), small()).unwrap());
+    let mut inspector = crate::services::Inspector::new(Arc::clone(&pool));
+    let row = write(&pool, 20, &[5; 4 * BLOCK]);
+    pool.sync().unwrap();
+    pool.checkpoint().unwrap();
+    let file = FileName::Segment(row.segment);
+    disks[1].delete(file);
+    // The next write to the segment finds that it is gone.
+    write(&pool, 21, &[6; 4 * BLOCK]);
+    pool.sync().unwrap();
+    while inspector.step().unwrap() {}
+    while pool.repair_step(100) > 0 {}
+    assert!(!pool.mirrors.degraded());
+    assert_eq!(disks[0].content(file), disks[1].content(file));
+}

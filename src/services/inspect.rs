@@ -18,7 +18,7 @@ const ROWS: usize = 64;
 /// Index pages checked in one step.
 const PAGES: u32 = 256;
 /// A segment is not checked again within this time, in seconds.
-const AGAIN_AFTER: i64 = 600;
+const AGAIN_AFTER: i64 = 60;
 
 #[derive(Debug)]
 struct Current {
@@ -35,6 +35,8 @@ pub struct Inspector {
     current: Option<Current>,
     /// When segments were last checked, in seconds.
     checked: BTreeMap<SegmentNo, i64>,
+    /// Segments to check once they may be checked again.
+    later: BTreeSet<SegmentNo>,
     /// Next index page to check, if the index is suspect.
     page: Option<u32>,
     index_checked: i64,
@@ -48,6 +50,7 @@ impl Inspector {
             queue: BTreeSet::new(),
             current: None,
             checked: BTreeMap::new(),
+            later: BTreeSet::new(),
             page: None,
             index_checked: i64::MIN,
         }
@@ -60,9 +63,14 @@ impl Inspector {
     pub fn step(&mut self) -> Result<bool> {
         let now = self.pool.now().seconds;
         let (segments, index) = self.pool.take_suspects();
+        let again = std::mem::take(&mut self.later);
         segments
             .into_iter()
+            .chain(again)
             .for_each(|segment| self.suspect(segment, now));
+        if self.pool.take_suspect_journal() && !self.pool.read_only() {
+            self.pool.checkpoint()?;
+        }
         if index && self.page.is_none() && now >= self.index_checked.saturating_add(AGAIN_AFTER) {
             self.page = Some(0);
             self.index_checked = now;
@@ -100,6 +108,8 @@ impl Inspector {
             .is_some_and(|current| current.segment == segment);
         if due && !running {
             self.queue.insert(segment);
+        } else if !running {
+            self.later.insert(segment);
         }
     }
 
@@ -137,7 +147,10 @@ impl Inspector {
                 }
                 let SegmentNo(number) = current.segment;
                 for neighbour in [number.wrapping_sub(1), number.wrapping_add(1)] {
-                    self.suspect(SegmentNo(neighbour), now);
+                    // Unlike damage that a read met, this is no news of a segment just checked.
+                    if !self.checked.contains_key(&SegmentNo(neighbour)) {
+                        self.suspect(SegmentNo(neighbour), now);
+                    }
                 }
             }
             _ => {}
