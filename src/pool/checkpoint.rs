@@ -333,23 +333,39 @@ impl Pool {
     pub fn close(&self) -> Result<()> {
         if self.is_active() {
             self.sync()?;
-            // The first may only be the end of one that a full disk had stopped: what was committed
-            // since it was frozen needs another, or moving the tail would drop it.
-            while self.checkpoint_needed() {
-                self.checkpoint()?;
+            match self.checkpoint_all() {
+                Ok(()) => self.mark_clean()?,
+                // Everything is durable: a full disk must not keep anybody from unmounting.
+                Err(PoolError::NoSpace { mirror }) => log::warn!(
+                    "{mirror} is full: the journal keeps what the index has no room for, and the \
+                     next mount replays it"
+                ),
+                Err(error) => return Err(error),
             }
-            // What the checkpoint itself logged is behind it.
-            let (tail, tail_lsn) = self.journal.head();
-            self.guard(self.mirrors.update_superblock(|superblock| {
-                superblock.journal.tail = tail;
-                superblock.journal.tail_lsn = tail_lsn;
-                superblock.journal.tail_run = self.journal.run();
-                superblock.clean = true;
-            }))?;
         }
         while self.mirrors.repair_step(usize::MAX) > 0 {}
         self.record_incidents();
         self.incidents.flush();
         Ok(())
+    }
+
+    fn checkpoint_all(&self) -> Result<()> {
+        // The first may only be the end of one that a full disk had stopped: what was committed
+        // since it was frozen needs another, or moving the tail would drop it.
+        while self.checkpoint_needed() {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn mark_clean(&self) -> Result<()> {
+        // What the checkpoint itself logged is behind it.
+        let (tail, tail_lsn) = self.journal.head();
+        self.guard(self.mirrors.update_superblock(|superblock| {
+            superblock.journal.tail = tail;
+            superblock.journal.tail_lsn = tail_lsn;
+            superblock.journal.tail_run = self.journal.run();
+            superblock.clean = true;
+        }))
     }
 }

@@ -5,14 +5,18 @@
 //! steps: that is how a failing one is made small.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
-use mendfs::backing::sim::{Fault, PowerLoss, SimRng};
+use mendfs::backing::Backing;
+use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng};
+use mendfs::format::FileKind;
+use mendfs::pool::status::MirrorState;
 use nix::errno::Errno;
 
 use super::apply::{Answer, Model};
 use super::execute::{execute, look, matches};
 use super::machine::{Config, Machine};
-use super::model::{Tree, time_of};
+use super::model::{Inode, Tree, time_of};
 use super::ops::{Draw, Op};
 use super::plan::{Damage, Kind, Plan, Step};
 
@@ -173,6 +177,9 @@ impl History {
                 }
                 self.model = after;
                 self.states.push(self.model.tree.clone());
+                if self.machine.config.always {
+                    self.acknowledge();
+                }
                 let about = reply.attr.map(|attr| (attr, attr.ino.0));
                 if let Some((attr, ino)) = about
                     && !self
@@ -190,7 +197,7 @@ impl History {
                 Ok(())
             }
             (Err(expected), Err(errno)) if expected == errno => Ok(()),
-            (_, Err(Errno::ENOSPC)) if self.plan.kind == Kind::Full && may_need_space(op) => Ok(()),
+            (_, Err(Errno::ENOSPC)) if self.plan.kind.is_full() && may_need_space(op) => Ok(()),
             (expected, reply) => {
                 let failure = self.machine.pool().failure();
                 Err(format!(
@@ -221,9 +228,7 @@ impl History {
                     self.acknowledge();
                     Ok(())
                 }
-                Err(mendfs::pool::PoolError::NoSpace { .. }) if self.plan.kind == Kind::Full => {
-                    Ok(())
-                }
+                Err(mendfs::pool::PoolError::NoSpace { .. }) if self.plan.kind.is_full() => Ok(()),
                 Err(error) => Err(format!("checkpoint: {error}")),
             },
             Step::Reclaim => self.machine.reclaim(),
@@ -255,15 +260,19 @@ impl History {
                 Ok(())
             }
             Step::Health => self.check_health(rng),
-            Step::Capacity(free) => {
-                for disk in &self.machine.disks {
-                    use mendfs::backing::Backing;
-                    let space = disk.space().map_err(|error| error.to_string())?;
-                    let used = space.total - space.available;
-                    disk.set_capacity(used + free);
+            Step::Capacity { free, disks } => {
+                for (mirror, disk) in self.machine.disks.iter().enumerate() {
+                    if disks >> mirror & 1 == 1 {
+                        set_free(disk, free)?;
+                    }
                 }
                 Ok(())
             }
+            Step::Detach => {
+                self.machine.disks[self.plan.victim].detach();
+                Ok(())
+            }
+            Step::Fragment => self.fragment(),
         };
         if !self.machine.world.is_powered() {
             return self.recover(None);
@@ -273,10 +282,50 @@ impl History {
         Ok(())
     }
 
+    /// Gives a file more extents than one transaction drops, all of them durable.
+    fn fragment(&mut self) -> Outcome<()> {
+        let is_file = |inode: &Inode| inode.kind == FileKind::Regular && inode.nlink > 0;
+        let files = &self.model.tree.inodes;
+        let Some(ino) = files
+            .iter()
+            .find(|(_, inode)| is_file(inode))
+            .map(|(ino, _)| *ino)
+        else {
+            return Ok(());
+        };
+        // There are too many states on the way to remember: no crash until the end.
+        self.machine.world.crash_at_change(u64::MAX);
+        for extent in 0..560 {
+            let data = [extent as u8 | 1; 9];
+            let inode = mendfs::format::Ino(ino);
+            match self.machine.vfs().write(inode, extent * 8192, &data, false) {
+                Ok(_) => {}
+                Err(error) if error.errno() == Errno::ENOSPC && self.plan.kind.is_full() => break,
+                Err(error) => return Err(format!("fragmenting: {error}")),
+            }
+            let op = Op::Write {
+                ino,
+                offset: extent * 8192,
+                len: 9,
+                fill: 0,
+                kill: false,
+            };
+            self.model
+                .apply(&op, self.number)
+                .map_err(|error| error.to_string())?;
+            let content = &mut self.model.tree.edit(ino).content;
+            Rc::make_mut(content)[extent as usize * 8192..][..9].copy_from_slice(&data);
+        }
+        self.states.push(self.model.tree.clone());
+        self.sync()
+    }
+
     /// Notes that the victim is out. From then on it must never be read again.
     fn watch_victim(&mut self) {
-        if self.machine.mounted.is_some() && !self.machine.is_online(self.plan.victim) {
-            self.out = true;
+        // One that is only missing from this mount may have missed nothing, if nothing was written.
+        let gone = [MirrorState::Failed, MirrorState::Offline];
+        if self.machine.mounted.is_some() {
+            self.out |= gone.contains(&self.machine.status_of(self.plan.victim).state);
         }
     }
 
@@ -333,6 +382,7 @@ impl History {
 
     /// Mounts, as often as it takes, and finds the state that came back.
     fn come_back(&mut self, in_flight: Option<Tree>) -> Outcome<()> {
+        self.machine.disks.iter().for_each(SimDisk::attach);
         loop {
             if let Some(after) = self.crash_in_recovery.pop() {
                 let changes = self.machine.world.changes();
@@ -425,7 +475,7 @@ impl History {
     /// The end of a history: everything is still there, whole, and fits together.
     pub(crate) fn finish(&mut self) -> Outcome<()> {
         // A crash that is still planned comes now.
-        if self.plan.kind.crashes() && self.number % 2 == 0 {
+        if self.plan.kind.crashes() && self.number.is_multiple_of(2) {
             self.number += 1;
             self.machine.world.cut_power();
             self.recover(None)?;
@@ -439,7 +489,7 @@ impl History {
         self.compare()?;
         match self.plan.kind {
             Kind::BothCopies => return self.damage_both_copies(),
-            Kind::Full => self.make_room_again()?,
+            Kind::Full | Kind::FullAndCrash => self.make_room_again()?,
             _ => {}
         }
         self.remount()?;
@@ -465,12 +515,13 @@ impl History {
         self.states = vec![self.model.tree.clone()];
         self.acknowledged = 0;
     }
+}
 
-    /// How often a fault struck the victim.
-    pub(crate) fn injected(&self, fault: Fault) -> u64 {
-        let injected = self.machine.disks[self.plan.victim].injected();
-        injected.get(&fault).copied().unwrap_or(0)
-    }
+/// Leaves so many bytes free on a disk.
+fn set_free(disk: &SimDisk, free: u64) -> Outcome<()> {
+    let space = disk.space().map_err(|error| error.to_string())?;
+    disk.set_capacity(space.total - space.available + free);
+    Ok(())
 }
 
 /// A few words for an answer.
@@ -517,7 +568,7 @@ fn may_need_space(op: &Op) -> bool {
 
 impl Damage {
     /// Whether anything is damaged by this at all is left to chance: holes cannot rot.
-    pub(crate) fn inflict(&self, disk: &mendfs::backing::sim::SimDisk) {
+    pub(crate) fn inflict(&self, disk: &SimDisk) {
         match self {
             Damage::Corrupt { pick, at, len } => {
                 if let Some((file, size)) = self.target(disk, *pick) {

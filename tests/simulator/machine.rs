@@ -31,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) hash_bits: u32,
     pub(crate) kernel_keeps_times: bool,
     pub(crate) cache: usize,
+    /// Every operation is durable when it is answered.
+    pub(crate) always: bool,
 }
 
 impl Default for Config {
@@ -46,6 +48,7 @@ impl Default for Config {
             hash_bits: 55,
             kernel_keeps_times: false,
             cache: 1 << 20,
+            always: false,
         }
     }
 }
@@ -71,6 +74,7 @@ impl Config {
             segment: segments[rng.index(4)],
             hash_bits: if rng.below(4) == 0 { 1 } else { 55 },
             kernel_keeps_times: rng.below(4) == 0,
+            always: rng.below(10) == 0,
             cache: if rng.coin() { 64 << 10 } else { 1 << 20 },
             ..Config::default()
         }
@@ -155,7 +159,11 @@ impl Machine {
         let clock = Arc::clone(&self.clock);
         let clock: Clock = Arc::new(move || time_of(clock.load(Ordering::Relaxed)));
         OpenOptions {
-            commit: CommitMode::None,
+            commit: if self.config.always {
+                CommitMode::Always
+            } else {
+                CommitMode::None
+            },
             clock,
             parallel: false,
             ledger: false,

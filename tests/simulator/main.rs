@@ -4,12 +4,13 @@
 //! operation, every crash. A failure prints its seed; `SEED=n cargo test --test simulator` runs that
 //! history alone and prints its steps. MENDFS_HISTORIES says how many are run.
 //!
-//! `ops` draws operations, `model` and `apply` are the plain filesystem, `execute` carries the same
+//! `ops` draws operations, `model`, `apply` and `contents` are the plain filesystem, `execute` carries the same
 //! out on the real one and looks at it, `machine` is the computer with its disks, `plan` says what
 //! goes wrong when, `history` runs all this, `whole` checks that damage is found and healed.
 #![allow(missing_docs)]
 
 mod apply;
+mod contents;
 mod execute;
 mod history;
 mod machine;

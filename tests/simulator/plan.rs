@@ -28,11 +28,13 @@ pub(crate) enum Kind {
     BothCopies,
     /// The disks are small.
     Full,
+    /// As well as the power failing.
+    FullAndCrash,
 }
 
 impl Kind {
     pub(crate) fn of(seed: u64) -> Kind {
-        match seed % 16 {
+        match seed % 17 {
             0 => Kind::Plain,
             1..=5 => Kind::Crash,
             6 => Kind::Rot,
@@ -42,14 +44,24 @@ impl Kind {
             11 | 12 => Kind::WriteError,
             13 => Kind::MirrorLost,
             14 => Kind::BothCopies,
-            _ => Kind::Full,
+            15 => Kind::Full,
+            _ => Kind::FullAndCrash,
         }
+    }
+
+    pub(crate) const fn is_full(self) -> bool {
+        matches!(self, Kind::Full | Kind::FullAndCrash)
     }
 
     pub(crate) const fn crashes(self) -> bool {
         matches!(
             self,
-            Kind::Crash | Kind::RotAndCrash | Kind::WriteError | Kind::MirrorLost | Kind::Astray
+            Kind::Crash
+                | Kind::RotAndCrash
+                | Kind::WriteError
+                | Kind::MirrorLost
+                | Kind::Astray
+                | Kind::FullAndCrash
         )
     }
 }
@@ -86,8 +98,15 @@ pub(crate) enum Step {
     Faults(Faults),
     /// Damage on the victim is found and healed by reading.
     Health,
-    /// So many bytes are free on the disks from now on.
-    Capacity(u64),
+    /// So many bytes are free from now on, on the disks of which the bit is set.
+    Capacity {
+        free: u64,
+        disks: u64,
+    },
+    /// The victim is pulled out, until the next mount.
+    Detach,
+    /// A file gets more extents than fit in a transaction.
+    Fragment,
 }
 
 /// A kind of history with its choices.
@@ -105,7 +124,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn draw(kind: Kind, config: &mut Config, rng: &mut SimRng) -> Plan {
         let large = [16 << 10, 64 << 10, 64 << 10, 300 << 10][rng.index(4)];
-        if kind == Kind::Full {
+        if kind.is_full() {
             config.journal = 256 << 10;
             config.kept = 128 << 10;
             config.segment = 256 << 10;
@@ -115,7 +134,10 @@ impl Plan {
             kind,
             victim: rng.index(config.mirrors),
             large,
-            steps: 40 + rng.below(60),
+            steps: match rng.below(50) {
+                0 => 400,
+                _ => 40 + rng.below(60),
+            },
             crashes: 0,
         }
     }
@@ -134,7 +156,7 @@ impl Plan {
     /// Whether the victim is given to the mount after a crash; none if that does not change.
     pub(crate) fn present_after_crash(&mut self) -> Option<bool> {
         self.crashes += 1;
-        (self.kind == Kind::MirrorLost).then_some(self.crashes % 3 == 0)
+        (self.kind == Kind::MirrorLost).then_some(self.crashes.is_multiple_of(3))
     }
 
     pub(crate) fn step(&mut self, rng: &mut SimRng) -> Step {
@@ -150,6 +172,7 @@ impl Plan {
             125..165 => self.event(rng),
             165..190 if self.kind.crashes() => self.crash(rng),
             165..170 if self.kind != Kind::Plain => Step::Health,
+            190..192 if rng.below(6) == 0 => Step::Fragment,
             _ => Step::Op,
         }
     }
@@ -199,6 +222,7 @@ impl Plan {
                     50_000,
                 ),
             }),
+            Kind::WriteError if rng.below(6) == 0 => Step::Detach,
             Kind::WriteError => {
                 let fault = if rng.coin() {
                     Fault::WriteError
@@ -207,11 +231,14 @@ impl Plan {
                 };
                 Step::Faults(one_shot(rng, fault))
             }
-            Kind::Full => Step::Capacity(match rng.below(3) {
-                0 => 0,
-                1 => rng.below(64 << 10),
-                _ => rng.below(1 << 20),
-            }),
+            Kind::Full | Kind::FullAndCrash => Step::Capacity {
+                free: match rng.below(3) {
+                    0 => 0,
+                    1 => rng.below(64 << 10),
+                    _ => rng.below(1 << 20),
+                },
+                disks: 1 + rng.below(7),
+            },
         }
     }
 }
@@ -250,7 +277,7 @@ impl Damage {
         let mut files: Vec<FileName> = disk.files();
         files.retain(|file| *file != FileName::Readme);
         let segments = |file: &FileName| matches!(file, FileName::Segment(_));
-        if pick % 2 == 0 && files.iter().any(segments) {
+        if pick.is_multiple_of(2) && files.iter().any(segments) {
             files.retain(segments);
         }
         let file = *files.get((pick >> 8) as usize % files.len().max(1))?;

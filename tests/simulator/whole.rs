@@ -259,9 +259,7 @@ impl History {
         for (ino, count) in refs {
             self.machine.vfs().forget(Ino(ino), count);
         }
-        let tree = self.model.tree.visible();
         self.remove_all(ROOT)?;
-        let _ = tree;
         self.machine
             .close()
             .map_err(|error| format!("unmount: {error}"))?;
@@ -283,8 +281,6 @@ impl History {
             .checkpoint()
             .map_err(|error| format!("checkpoint: {error}"))?;
         self.machine.reclaim()?;
-        let root = self.model.tree.edit(ROOT);
-        root.entries.clear();
         let vfs = self.machine.vfs();
         let caller = mendfs::vfs::Caller::default();
         let text = |error: VfsError| format!("an empty pool refuses: {error}");
