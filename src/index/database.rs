@@ -90,7 +90,8 @@ impl Index {
         checkpoint: CheckpointRef,
         interrupted: Interrupted,
     ) -> Result<(Index, CheckpointRef), IndexError> {
-        let blocks = (checkpoint.index_len / BLOCK_U64).div_ceil(SUMS_PER_BLOCK as u64) as usize;
+        let pages = checkpoint.index_len.div_ceil(BLOCK_U64);
+        let blocks = pages.div_ceil(SUMS_PER_BLOCK as u64) as usize;
         let (algorithm, pool) = (config.algorithm, config.pool);
         let mut sums = SumsTable::load(&mirrors, algorithm, pool, checkpoint.generation, blocks)
             .map_err(|lost| IndexError::Sums(format!("block {}", lost.block)))?;
@@ -105,7 +106,7 @@ impl Index {
             done.sums
                 .iter()
                 .for_each(|(page, entry)| sums.set(*page, *entry));
-            sums.truncate(done.index_len.div_ceil(BLOCK_U64) as usize);
+            sums.resize(done.index_len.div_ceil(BLOCK_U64) as usize);
             if sums.root() != done.sums_root {
                 return Err(IndexError::Sums(
                     "its root does not match the journal".to_owned(),

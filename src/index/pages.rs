@@ -142,9 +142,7 @@ impl PageStore {
                 shared.sums.set(*page, SumEntry::UNDEFINED);
             }
         }
-        shared
-            .sums
-            .truncate(shared.len.div_ceil(BLOCK_U64) as usize);
+        shared.sums.resize(shared.len.div_ceil(BLOCK_U64) as usize);
         let sums_root = shared.sums.root();
         CheckpointDone {
             generation,

@@ -85,9 +85,12 @@ impl SumsTable {
         }
     }
 
-    /// Forgets the entries of all pages from `pages` on: the index ends there. The table on disk is
-    /// as long as the index needs, so the root must not cover more than that.
-    pub(super) fn truncate(&mut self, pages: usize) {
+    /// Makes the table as long as an index of so many pages needs it, which is what the root covers
+    /// and what is read back: entries of pages behind the end are forgotten, and pages that the
+    /// index has but never wrote get blocks of their own, since on disk there may be an old one from
+    /// a time when the index was longer.
+    pub(super) fn resize(&mut self, pages: usize) {
+        self.grow(pages);
         let blocks = pages.div_ceil(SUMS_PER_BLOCK);
         self.blocks.truncate(blocks);
         self.entries.truncate(blocks * SUMS_PER_BLOCK);

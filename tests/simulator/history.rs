@@ -396,6 +396,18 @@ impl History {
                 self.machine.crash(self.loss);
                 continue;
             }
+            if self.plan.kind.is_full()
+                && mounted
+                    .as_ref()
+                    .is_err_and(|error| error.contains("no space left"))
+            {
+                // What a crash took, recovery writes again; others have taken the room meanwhile.
+                self.machine
+                    .disks
+                    .iter()
+                    .try_for_each(|disk| set_free(disk, 1 << 20))?;
+                continue;
+            }
             mounted.map_err(|error| format!("mount: {error}"))?;
             if self.trace {
                 let status = self.machine.pool().status();

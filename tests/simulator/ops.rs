@@ -315,6 +315,9 @@ impl Draw<'_> {
             change.uid = self.rng.coin().then_some(1000);
             change.gid = Some(self.rng.below(3) as u32);
         }
+        if what == 8 {
+            change.ctime = self.rng.coin().then_some(77);
+        }
         if what == 7 || what == 9 {
             change.atime = Some(self.rng.coin().then(|| self.rng.below(1 << 40)));
             change.mtime = Some(self.rng.coin().then(|| self.rng.below(1 << 40)));
