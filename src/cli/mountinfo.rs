@@ -82,7 +82,11 @@ mod tests {
 
     #[test]
     fn a_line_with_optional_fields_and_escapes_is_read() {
-        let line = br"61 29 0:55 / /mnt/with\040space rw,relatime shared:7 master:1 - fuse.mendfs /a\134:b:/c rw,user_id=0";
+        let line = concat!(
+            r"61 29 0:55 / /mnt/with\040space rw,relatime shared:7 master:1 ",
+            r"- fuse.mendfs /a\134:b:/c rw,user_id=0"
+        )
+        .as_bytes();
         let mount = parse(line).unwrap();
         assert_eq!(mount.device, "0:55");
         assert_eq!(mount.mount_point, Path::new("/mnt/with space"));

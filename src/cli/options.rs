@@ -1,9 +1,10 @@
 //! Mount options: the `-o` list of mount(8), ours and the generic ones.
 //!
-//! Options are separated by commas; a value with a comma is put in double quotes, as mount(8) has it,
-//! or the comma is escaped as `\,` (and a backslash as `\\`), as libfuse has it. A later option overrides an earlier one. What mount(8) means for itself or for fstab is accepted
-//! and ignored; anything else that is not known is refused by name, so that a mistyped option
-//! never goes unnoticed.
+//! Options are separated by commas; a value with a comma is put in double quotes, as mount(8) has
+//! it, or the comma is escaped as `\,` (and a backslash as `\\`), as libfuse has it. A later option
+//! overrides an earlier one. What mount(8) means for itself or for fstab is accepted and ignored;
+//! anything else that is not known is refused by name, so that a mistyped option never goes
+//! unnoticed.
 
 use std::time::Duration;
 
@@ -184,7 +185,8 @@ const SHOWN_BY_KERNEL: &[&str] = &[
 /// Options of ours, for the list of close matches.
 const OWN: &[&str] = &["commit", "cache", "degraded", "nodegraded", "remount"];
 
-/// Splits at commas that are neither quoted nor escaped. Empty options, as in "ro,,noexec", are left out.
+/// Splits at commas that are neither quoted nor escaped. Empty options, as in "ro,,noexec", are
+/// left out.
 fn split(list: &str) -> Vec<String> {
     let mut options = vec![String::new()];
     let mut characters = list.chars();

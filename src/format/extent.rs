@@ -28,7 +28,8 @@ pub struct ExtentHeader {
     pub ino: Ino,
     /// Offset in the file, in bytes.
     pub file_offset: u64,
-    /// Offset of the payload from the start of this header, in bytes.
+    /// Offset of the payload from the start of this header, in bytes: less than a block of padding
+    /// lies before it.
     pub payload_at: u32,
     /// Bytes of payload.
     pub stored: u32,
@@ -104,7 +105,8 @@ impl ExtentHeader {
             });
         }
         let sums = from.bytes(blocks * algorithm.width())?;
-        if (payload_at as usize) < EXTENT_HEADER_LEN + sums.len() {
+        let end = EXTENT_HEADER_LEN + sums.len();
+        if !(end..end + BLOCK).contains(&(payload_at as usize)) {
             return Err(FormatError::Field {
                 field: "payload offset",
                 value: payload_at.into(),

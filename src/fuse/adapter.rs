@@ -136,7 +136,8 @@ impl Filesystem for Adapter {
         let parent = convert::ino(parent);
         let context = Context("lookup", parent);
         let _guard = context.guard();
-        // "." and ".." come only for a file handle of an NFS client that the kernel no longer knows.
+        // "." and ".." come only for a file handle of an NFS client that the kernel no longer
+        // knows.
         let result = match name.as_bytes() {
             b"." => self.vfs.reference(parent),
             b".." => self
@@ -190,8 +191,8 @@ impl Filesystem for Adapter {
         let context = Context("setattr", ino);
         let _guard = context.guard();
         let owner_changes = uid.is_some() || gid.is_some();
-        // A request that names nothing is what the kernel leaves of its own attempt to clear them. It
-        // also comes from one who may keep them, if the file has a capability to be taken away.
+        // A request that names nothing is what the kernel leaves of its own attempt to clear them.
+        // It also comes from one who may keep them, if the file has a capability to be taken away.
         let nothing = !owner_changes
             && mode.is_none()
             && atime.is_none()
@@ -712,8 +713,8 @@ impl Adapter {
         Ok(owner_changes || !privilege::may_keep_set_id(request.pid()))
     }
 
-    /// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops its
-    /// own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
+    /// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops
+    /// its own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
     fn clear_set_id(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
         if self.must_clear(request, ino, false, true)? {
             let change = SetAttr {

@@ -204,8 +204,8 @@ impl PageStore {
         (self.shared.read().committed_len / BLOCK_U64) as u32
     }
 
-    /// Checks pages `from..to` on every mirror and repairs bad ones: (bad copies, lost pages). A walk
-    /// that begins at page 0 has the mirrors read from their media.
+    /// Checks pages `from..to` on every mirror and repairs bad ones: (bad copies, lost pages). A
+    /// walk that begins at page 0 has the mirrors read from their media.
     pub(super) fn verify(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
         let (mut bad, mut lost) = (0, Vec::new());
         if from == 0 {

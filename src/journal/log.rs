@@ -1,8 +1,8 @@
 //! Appending to the journal.
 //!
-//! `append` only encodes into a buffer, so it can be called under a lock. `write_out` writes what is
-//! buffered, `sync` makes it durable; one of either runs at a time. The bytes between tail and head
-//! are what replay needs; the pool sees to it that they never exceed the size.
+//! `append` only encodes into a buffer, so it can be called under a lock. `write_out` writes what
+//! is buffered, `sync` makes it durable; one of either runs at a time. The bytes between tail and
+//! head are what replay needs; the pool sees to it that they never exceed the size.
 
 use std::sync::Arc;
 

@@ -53,8 +53,8 @@ pub enum What {
         /// Why.
         cause: String,
     },
-    /// Somebody deleted a file of a mirror while the pool was mounted; it was made anew, and what it
-    /// held is checked and healed.
+    /// Somebody deleted a file of a mirror while the pool was mounted; it was made anew, and what
+    /// it held is checked and healed.
     Gone {
         /// Directory of the mirror.
         mirror: String,

@@ -70,8 +70,8 @@ fn number(key: &[u8]) -> u64 {
 }
 
 impl Ledger {
-    /// The ledger in these directories. They are opened at first use; those that do not open are set
-    /// aside then.
+    /// The ledger in these directories. They are opened at first use; those that do not open are
+    /// set aside then.
     pub fn new(directories: Vec<PathBuf>) -> Ledger {
         Ledger {
             unopened: directories,

@@ -383,8 +383,8 @@ impl MirrorSet {
         self.write_superblock(&mut membership)
     }
 
-    /// Marks mirrors as failed and makes that durable on the others. The states change under the lock,
-    /// so that whoever saw one of them can wait for [`MirrorSet::await_epoch`].
+    /// Marks mirrors as failed and makes that durable on the others. The states change under the
+    /// lock, so that whoever saw one of them can wait for [`MirrorSet::await_epoch`].
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`] if none would be left, who then stay as they are, or if no mirror
@@ -492,7 +492,8 @@ impl MirrorSet {
 }
 
 /// Writes a superblock durably into the slot that does not hold the newest valid one. The sequence
-/// does not tell which: after a crash a mirror may be one behind the others, or have a slot damaged.
+/// does not tell which: after a crash a mirror may be one behind the others, or have a slot
+/// damaged.
 ///
 /// # Errors
 /// As pwrite(2) and fdatasync(2).

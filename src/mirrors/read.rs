@@ -201,9 +201,9 @@ impl MirrorSet {
         }
     }
 
-    /// Whether some mirror has every block of the run intact; the mirrors that lack a block are then
-    /// given it. For recovery, where a mirror that lacks unsynced data is not damaged: nothing is
-    /// counted or reported, and nothing is synced.
+    /// Whether some mirror has every block of the run intact; the mirrors that lack a block are
+    /// then given it. For recovery, where a mirror that lacks unsynced data is not damaged: nothing
+    /// is counted or reported, and nothing is synced.
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`] if no mirror could be written.
@@ -258,8 +258,9 @@ impl MirrorSet {
         }
     }
 
-    /// Makes a range that means nothing the same on every mirror, by writing zeros to it, if it is not;
-    /// returns whether it was not. What cannot be read, or lies behind the end, counts as zeros.
+    /// Makes a range that means nothing the same on every mirror, by writing zeros to it, if it is
+    /// not; returns whether it was not. What cannot be read, or lies behind the end, counts as
+    /// zeros.
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`] if no mirror could be written.
@@ -326,9 +327,9 @@ impl MirrorSet {
         Some(found)
     }
 
-    /// Checks the copy of every online mirror, and has the bad ones repaired. To check the medium and
-    /// not the page cache, call [`MirrorSet::forget_cached`] first. `out` is filled
-    /// as by [`MirrorSet::read`]. Returns how many copies were bad.
+    /// Checks the copy of every online mirror, and has the bad ones repaired. To check the medium
+    /// and not the page cache, call [`MirrorSet::forget_cached`] first. `out` is filled as by
+    /// [`MirrorSet::read`]. Returns how many copies were bad.
     ///
     /// # Errors
     /// The blocks that no mirror could supply.

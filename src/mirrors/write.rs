@@ -45,8 +45,8 @@ fn is_no_space(error: &io::Error) -> bool {
 }
 
 impl MirrorSet {
-    /// Does `work`; if somebody deleted the file under us, makes it anew and does `work` again. What it
-    /// held is damage, which the witness has looked for: the other mirrors supply it.
+    /// Does `work`; if somebody deleted the file under us, makes it anew and does `work` again.
+    /// What it held is damage, which the witness has looked for: the other mirrors supply it.
     fn revive(
         &self,
         mirror: &Mirror,

@@ -102,8 +102,9 @@ impl Pool {
         rows > self.rows_due() || bytes > BYTES_DUE || self.journal.used() > self.journal.size() / 4
     }
 
-    /// Whether a checkpoint would do anything: end one that a full disk has stopped, put changed rows
-    /// into the index, or try for the reserve that could not be had, without which space is refused.
+    /// Whether a checkpoint would do anything: end one that a full disk has stopped, put changed
+    /// rows into the index, or try for the reserve that could not be had, without which space is
+    /// refused.
     pub fn checkpoint_useful(&self) -> bool {
         self.checkpoint_needed() || self.checkpointing.low()
     }

@@ -17,8 +17,8 @@ const ZEROS: usize = 1 << 20;
 
 const README: &str = "\
 This directory is one mirror of a mendfs pool: a filesystem that keeps every file in two or more\n\
-such directories, with checksums. Do not change, move or delete anything in it by hand. To see the\n\
-files, mount the pool:\n\
+such directories, with checksums. Do not change, move or delete anything in it by hand. To see\n\
+the files, mount the pool:\n\
 \n\
     mount -t mendfs DIR1:DIR2 /mnt\n\
 \n\

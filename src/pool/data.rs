@@ -76,8 +76,8 @@ impl Pool {
         self.locks.exclusive(&[one, other])
     }
 
-    /// Writes data of the file `ino` for `offset` (a multiple of the block size) to a segment on all
-    /// mirrors. Nothing refers to it until the row is put with [`Txn::link_extent`].
+    /// Writes data of the file `ino` for `offset` (a multiple of the block size) to a segment on
+    /// all mirrors. Nothing refers to it until the row is put with [`Txn::link_extent`].
     ///
     /// # Errors
     /// [`PoolError::NoSpace`] with nothing changed; [`PoolError::Failed`].

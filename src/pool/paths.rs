@@ -20,8 +20,8 @@ impl Pool {
         self.path_within(ino, &mut { usize::MAX })
     }
 
-    /// As [`Pool::path_of`], but looks at `rows_left` entries at most, and counts that down; none too
-    /// if they do not suffice.
+    /// As [`Pool::path_of`], but looks at `rows_left` entries at most, and counts that down; none
+    /// too if they do not suffice.
     pub(super) fn path_within(&self, ino: Ino, rows_left: &mut usize) -> Result<Option<Vec<u8>>> {
         let mut names = Vec::new();
         let mut at = ino;

@@ -4,8 +4,9 @@
 //! `Durable` mark every operation is applied. After it an operation counts only if the data it
 //! brought is there on some mirror: the first that is not ends history, and what came after it is
 //! given up, since nobody was promised it. Data that the index points to already does not count
-//! there: it was accepted before, and what has become of it since is damage, not a crash. Replaying is idempotent, so a crash in the middle of
-//! recovery does no harm: the next one does the same again.
+//! there: it was accepted before, and what has become of it since is damage, not a crash. Replaying
+//! is idempotent, so a crash in the middle of recovery does no harm: the next one does the same
+//! again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -97,10 +97,10 @@ impl Pool {
             && self.committed.lock().pending(segment).next().is_none())
     }
 
-    /// Ranges of a segment that overlap `window` and must stay as they are: rows' data and the headers
-    /// of their extents, as of the last checkpoint and now, extents that have no row yet, and what
-    /// was freed but is still pointed to by operations that a crash would replay. Ascending by
-    /// their start.
+    /// Ranges of a segment that overlap `window` and must stay as they are: rows' data and the
+    /// headers of their extents, as of the last checkpoint and now, extents that have no row yet,
+    /// and what was freed but is still pointed to by operations that a crash would replay.
+    /// Ascending by their start.
     ///
     /// # Errors
     /// As [`Pool::get`].
@@ -111,8 +111,8 @@ impl Pool {
         let reach = MAX_EXTENT as u32 + header_max + 2 * BLOCK as u32;
         let from = window.start.saturating_sub(reach);
         let to = window.end.saturating_add(reach);
-        // Unlinked ones first, then rows, then freed ones: the order in which an extent goes through
-        // these, so that one that moves on meanwhile is seen at least once. See `commit`.
+        // Unlinked ones first, then rows, then freed ones: the order in which an extent goes
+        // through these, so that one that moves on meanwhile is seen at least once. See `commit`.
         let unlinked = self.unlinked_in(segment).into_iter();
         let mut ranges: Vec<_> = unlinked.map(|(offset, len)| offset..offset + len).collect();
         let mut keep = |offset: u32, stored: u32, header: u32| {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::format::{SegmentNo, SegmentRow};
-use crate::index::SegmentDelta;
 
 /// Live bytes and length by segment.
 #[derive(Debug, Default, Clone)]
@@ -26,8 +25,8 @@ impl Accounts {
         self.changed.insert(segment, ());
     }
 
-    /// Bytes have become live or dead.
-    pub fn add(&mut self, deltas: &[SegmentDelta]) {
+    /// Bytes have become live, or dead if negative.
+    pub fn add(&mut self, deltas: &[(SegmentNo, i64)]) {
         for (segment, delta) in deltas {
             let row = self.segments.entry(*segment).or_default();
             row.live = row.live.saturating_add_signed(*delta);

@@ -49,7 +49,8 @@ pub struct Segments {
     accounts: Mutex<Accounts>,
     unsynced: Mutex<Unsynced>,
     /// Held while the segments are synced: what such a sync has taken on itself is durable only at
-    /// its end. If one fails, what it took on is lost and no later one may claim it: the error stays.
+    /// its end. If one fails, what it took on is lost and no later one may claim it: the error
+    /// stays.
     syncing: Mutex<Result<(), MirrorError>>,
 }
 
@@ -90,8 +91,8 @@ impl Segments {
         work(&mut self.accounts.lock())
     }
 
-    /// Writes `payload` to all mirrors as an extent of the file `ino` at `file_offset`; the row says
-    /// where. No row points to it before the caller puts one and calls [`Segments::settled`].
+    /// Writes `payload` to all mirrors as an extent of the file `ino` at `file_offset`; the row
+    /// says where. No row points to it before the caller puts one and calls [`Segments::settled`].
     ///
     /// # Errors
     /// [`MirrorError::NoSpace`] if a mirror is full: what was written is given back.
@@ -203,8 +204,8 @@ impl Segments {
         self.unsynced.lock().is_dirty()
     }
 
-    /// How the data written since the last call becomes durable. The caller does what it says. Waits
-    /// for a sync of the segments that is under way.
+    /// How the data written since the last call becomes durable. The caller does what it says.
+    /// Waits for a sync of the segments that is under way.
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`] if a sync of the segments has failed.

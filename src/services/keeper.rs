@@ -1,7 +1,8 @@
 //! The threads that keep a mounted pool in order.
 //!
 //! One makes operations durable within the commit interval and checkpoints when they are due; the
-//! other repairs, reclaims space and writes the ledger. A thread that panics stops the pool, loudly.
+//! other repairs, reclaims space and writes the ledger. A thread that panics stops the pool,
+//! loudly.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

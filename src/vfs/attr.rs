@@ -1,9 +1,9 @@
 //! setattr: mode, owner, size and times, and the loss of privileges that goes with some of them.
 //!
-//! The kernel has checked permissions and taken away a set-group-ID bit that the caller of chmod may
-//! not set. What it leaves here, by the contract of FUSE_HANDLE_KILLPRIV_V2: set-user-ID goes on a
-//! change of owner, and on a write or a change of size by one without CAP_FSETID; set-group-ID goes
-//! with it if the group may execute the file; a file capability goes on all of these.
+//! The kernel has checked permissions and taken away a set-group-ID bit that the caller of chmod
+//! may not set. What it leaves here, by the contract of FUSE_HANDLE_KILLPRIV_V2: set-user-ID goes
+//! on a change of owner, and on a write or a change of size by one without CAP_FSETID; set-group-ID
+//! goes with it if the group may execute the file; a file capability goes on all of these.
 
 use crate::format::{FileKind, Ino, InodeRow, Key, Timestamp};
 use crate::index::Txn;
@@ -23,8 +23,8 @@ const PERMISSIONS: u32 = 0o7777;
 const CAPABILITY: &[u8] = b"security.capability";
 
 impl SetAttr {
-    /// A request that names only the ctime is what remains of a chown(2) that names neither owner nor
-    /// group, after the FUSE client has left the dropping of privileges to us.
+    /// A request that names only the ctime is what remains of a chown(2) that names neither owner
+    /// nor group, after the FUSE client has left the dropping of privileges to us.
     fn is_empty_chown(&self) -> bool {
         let SetAttr {
             mode,

@@ -1,5 +1,5 @@
-//! What mendfs shows of itself inside the mount: the directory `.mendfs` in the root, which is found
-//! by name and never listed, and the extended attributes `user.mendfs.*`.
+//! What mendfs shows of itself inside the mount: the directory `.mendfs` in the root, which is
+//! found by name and never listed, and the extended attributes `user.mendfs.*`.
 //!
 //! A file there is a report. Each lookup takes a fresh one and gives it an inode number of its own
 //! from the top of the number range, and it lasts until the kernel forgets that number: so whoever

@@ -1,8 +1,8 @@
 //! copy_file_range(2): whole blocks by reference, ragged edges by copying.
 //!
 //! A reference is one more owner of the same stored blocks; the reverse rows count them, so the
-//! blocks live until the last owner goes. What is copied lies in one transaction, so one call copies
-//! a bounded amount and is answered short if asked for more.
+//! blocks live until the last owner goes. What is copied lies in one transaction, so one call
+//! copies a bounded amount and is answered short if asked for more.
 
 use crate::format::{BLOCK_U64, ExtentRow, Ino, InodeRow};
 use crate::pool::Intent;

@@ -1,9 +1,9 @@
 //! Directories: from a name to its row, and reading a directory.
 //!
 //! An entry's key is (directory, cookie), and the cookie is a keyed hash of the name, shifted, plus
-//! an index among the names that share that hash. So one range of at most 256 rows answers a lookup,
-//! and the cookie is at the same time a place to go on reading from that stays right whatever is
-//! created or deleted meanwhile.
+//! an index among the names that share that hash. So one range of at most 256 rows answers a
+//! lookup, and the cookie is at the same time a place to go on reading from that stays right
+//! whatever is created or deleted meanwhile.
 
 use std::hash::Hasher;
 

@@ -97,7 +97,8 @@ impl Vfs {
     /// end of the file. Reusing `out` saves clearing it.
     ///
     /// # Errors
-    /// As pread(2); a damaged block that no mirror can supply is [`crate::pool::PoolError::Damaged`].
+    /// As pread(2); a damaged block that no mirror can supply is
+    /// [`crate::pool::PoolError::Damaged`].
     pub fn read(&self, ino: Ino, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         if is_control(ino) {
             return self.control_read(ino, offset, len, out);
@@ -121,8 +122,8 @@ impl Vfs {
         self.fill(ino, offset, out)
     }
 
-    /// Fills `out` with the file's bytes from `offset`, zeros where there are none. The caller holds
-    /// the stripe.
+    /// Fills `out` with the file's bytes from `offset`, zeros where there are none. The caller
+    /// holds the stripe.
     pub(super) fn fill(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<()> {
         if out.is_empty() {
             return Ok(());

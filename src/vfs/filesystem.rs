@@ -76,7 +76,8 @@ impl Vfs {
         }
     }
 
-    /// Makes everything committed so far durable: for fsync and fdatasync, of files and directories.
+    /// Makes everything committed so far durable: for fsync and fdatasync, of files and
+    /// directories.
     ///
     /// # Errors
     /// What the pool fails with.
@@ -104,8 +105,8 @@ impl Vfs {
         })
     }
 
-    /// Ends the filesystem at unmount: deletes what has no name, makes everything durable and closes
-    /// the pool. No operation may be running or follow.
+    /// Ends the filesystem at unmount: deletes what has no name, makes everything durable and
+    /// closes the pool. No operation may be running or follow.
     ///
     /// # Errors
     /// What the pool fails with.

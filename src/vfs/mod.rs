@@ -12,22 +12,22 @@
 //!
 //! Each changing operation checks everything first, then puts all its rows, the times of the
 //! parents included, into one [`Txn`](crate::index::Txn). File content is stored before the commit
-//! that refers to it. So a crash leaves the result of the first operations of history and never half
-//! of one. Work that has no bound is done in chunks behind a first transaction that already shows
-//! the result: deleting a large file takes its name and leaves an orphan row, truncating one sets
-//! the size and leaves an orphan row; the mount finishes what a crash left of either. The one
+//! that refers to it. So a crash leaves the result of the first operations of history and never
+//! half of one. Work that has no bound is done in chunks behind a first transaction that already
+//! shows the result: deleting a large file takes its name and leaves an orphan row, truncating one
+//! sets the size and leaves an orphan row; the mount finishes what a crash left of either. The one
 //! exception is punching or zeroing a range of more than [`CHUNK_ROWS`](orphan::CHUNK_ROWS)
 //! extents: it goes front to back, and a crash may leave its first part done.
 //!
 //! # Locks
 //!
 //! The namespace lock is exclusive for whatever changes a directory and shared for lookup and
-//! readdir. Under it, or without it, the pool's striped inode locks: every change of an inode row is
-//! read, changed and committed under that inode's stripe, held exclusively; content is read under
-//! it, held shared. Attributes are read without it, since a row is one value. Order: namespace, then
-//! stripes, several of them only in one call that sorts them. [`Pool::begin`](crate::pool::Pool)
-//! waits for room in the journal and [`Pool::sync`](crate::pool::Pool) for the disks: no lock is
-//! held over either.
+//! readdir. Under it, or without it, the pool's striped inode locks: every change of an inode row
+//! is read, changed and committed under that inode's stripe, held exclusively; content is read
+//! under it, held shared. Attributes are read without it, since a row is one value. Order:
+//! namespace, then stripes, several of them only in one call that sorts them.
+//! [`Pool::begin`](crate::pool::Pool) waits for room in the journal and
+//! [`Pool::sync`](crate::pool::Pool) for the disks: no lock is held over either.
 
 mod attr;
 mod change;

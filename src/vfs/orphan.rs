@@ -1,8 +1,8 @@
 //! The end of inodes, and the work that is too long for one transaction.
 //!
 //! An orphan row marks an inode that has something left to do. Without a name (link count 0) it is
-//! one that is still referenced, or whose extents go in chunks: it is deleted at the last forget, at
-//! unmount, or by the next mount. With a name it is a file whose truncation has already set the
+//! one that is still referenced, or whose extents go in chunks: it is deleted at the last forget,
+//! at unmount, or by the next mount. With a name it is a file whose truncation has already set the
 //! size, but still drops the extents beyond it ("draining"). In both cases the transaction that
 //! changed what users see put the row, and the last chunk removes it, so a crash anywhere leaves
 //! either nothing to do or a row that says what.

@@ -4,9 +4,9 @@
 //! Invariant: for an unlinked inode exactly one party deletes it. Unlink asks
 //! [`Refs::note_unlinked`] while it holds the inode's stripe: either nobody refers to the inode and
 //! unlink deletes it in its own transaction, or the mark stays here and the forget that takes the
-//! last reference learns that it has to. A reference is taken only under the namespace lock, so none
-//! appears between the question and the commit. A mark without a commit (the pool failed) does no
-//! harm: whoever follows it looks at the inode's link count first.
+//! last reference learns that it has to. A reference is taken only under the namespace lock, so
+//! none appears between the question and the commit. A mark without a commit (the pool failed) does
+//! no harm: whoever follows it looks at the inode's link count first.
 
 use std::collections::HashMap;
 

@@ -72,8 +72,8 @@ impl Vfs {
     /// FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, or FALLOC_FL_ZERO_RANGE with or without it.
     ///
     /// Allocating checks that there is room now and sets the size. It cannot promise the room for
-    /// later: a store that never overwrites has no place that belongs to these bytes, and a write to
-    /// allocated space needs new space all the same.
+    /// later: a store that never overwrites has no place that belongs to these bytes, and a write
+    /// to allocated space needs new space all the same.
     ///
     /// # Errors
     /// As fallocate(2).
@@ -143,8 +143,8 @@ impl Vfs {
     }
 
     /// Makes the range read as zeros: holes for its whole blocks, new blocks at ragged edges. More
-    /// than [`CHUNK_ROWS`] extents go front to back in several transactions, the edges, the size and
-    /// the times in the last.
+    /// than [`CHUNK_ROWS`] extents go front to back in several transactions, the edges, the size
+    /// and the times in the last.
     fn zero(&self, ino: Ino, offset: u64, end: u64, keep_size: bool) -> Result<()> {
         let aligned = offset.is_multiple_of(BLOCK_U64) && end.is_multiple_of(BLOCK_U64);
         let intent = if aligned {

@@ -1,5 +1,5 @@
-//! What the vfs tests stand on: filesystems on the real pool over simulated disks, their crashes and
-//! damage, small helpers, and a check of every invariant of the rows.
+//! What the vfs tests stand on: filesystems on the real pool over simulated disks, their crashes
+//! and damage, small helpers, and a check of every invariant of the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -211,8 +211,8 @@ pub(super) fn power_cycled(vfs: TestVfs) -> TestVfs {
 }
 
 /// Runs `operation` on what `vfs` holds now again and again, cutting the power at one more of the
-/// changes on disk each time, and has `check` look at what the next mount finds. Each transaction is
-/// durable at once, so all states between them occur. Errors of `operation` are expected.
+/// changes on disk each time, and has `check` look at what the next mount finds. Each transaction
+/// is durable at once, so all states between them occur. Errors of `operation` are expected.
 pub(super) fn crash_sweep(vfs: &TestVfs, operation: impl Fn(&TestVfs), check: impl Fn(&TestVfs)) {
     let snapshots = snapshots(vfs);
     for change in 1.. {

@@ -149,7 +149,8 @@ pub struct VfsOptions {
     /// The kernel keeps mtime and ctime of regular files and sends them with setattr (writeback
     /// cache): write leaves them alone, since it comes later than the write it is for.
     pub kernel_keeps_times: bool,
-    /// Bits of the name hash that are used, at most 55. Only tests have less, so that names collide.
+    /// Bits of the name hash that are used, at most 55. Only tests have less, so that names
+    /// collide.
     pub name_hash_bits: u32,
 }
 

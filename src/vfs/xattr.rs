@@ -1,7 +1,7 @@
 //! Extended attributes: one row each, keyed by inode and name. See xattr(7).
 //!
-//! `user.mendfs.*` is ours and answered by `control`. POSIX ACLs (`system.*`) are refused as long as
-//! the mount does not have the kernel enforce them: storing what nobody enforces would be a lie.
+//! `user.mendfs.*` is ours and answered by `control`. POSIX ACLs (`system.*`) are refused as long
+//! as the mount does not have the kernel enforce them: storing what nobody enforces would be a lie.
 
 use crate::format::{FileKind, Ino, Key, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use crate::pool::Intent;

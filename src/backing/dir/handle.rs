@@ -1,8 +1,8 @@
 //! An open file of a mirror, and the bounded set of those kept open.
 //!
-//! Invariant: a descriptor that is in use, or that was written since its last sync, is not closed to
-//! make room. The kernel tells of a failed write-back on the descriptors that are open then; after
-//! the last of them nobody would learn of it.
+//! Invariant: a descriptor that is in use, or that was written since its last sync, is not closed
+//! to make room. The kernel tells of a failed write-back on the descriptors that are open then;
+//! after the last of them nobody would learn of it.
 //!
 //! Opening, and what to do when the file behind a descriptor is gone, is left to the directory.
 
