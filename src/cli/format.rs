@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use super::args::{Checksum, FormatArgs};
@@ -71,20 +73,36 @@ fn check(args: &FormatArgs) -> Result<Vec<PathBuf>, Failure> {
     }
     let directories = source::resolve(&args.directories)?;
     for directory in &directories {
+        let around = directories
+            .iter()
+            .find(|other| *other != directory && directory.starts_with(other));
+        if let Some(other) = around {
+            return Err(Failure::Failed(format!(
+                "{} lies in {}; mirrors must not lie in one another",
+                directory.display(),
+                other.display()
+            )));
+        }
+    }
+    for directory in &directories {
         let shown = directory.display();
         if !directory.is_dir() {
             return Err(Failure::Failed(format!(
                 "{shown} does not exist; make it first, or mount its disk"
             )));
         }
-        let around = directories
-            .iter()
-            .find(|other| *other != directory && directory.starts_with(other));
-        if let Some(other) = around {
-            return Err(Failure::Usage(format!(
-                "{shown} lies in {}",
-                other.display()
-            )));
+        match access(directory, AccessFlags::W_OK) {
+            Ok(()) => {}
+            Err(Errno::EROFS) => {
+                return Err(Failure::Failed(format!(
+                    "{shown} is on a read-only filesystem; remount it read-write"
+                )));
+            }
+            Err(errno) => {
+                return Err(Failure::Denied(format!(
+                    "{shown} cannot be written: {errno}"
+                )));
+            }
         }
         if !args.force && !is_empty(directory)? {
             return Err(Failure::Failed(format!(

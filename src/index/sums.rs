@@ -87,8 +87,8 @@ impl SumsTable {
 
     /// Makes the table as long as an index of so many pages needs it, which is what the root covers
     /// and what is read back: entries of pages behind the end are forgotten, and pages that the
-    /// index has but never wrote get blocks of their own, since on disk there may be an old one from
-    /// a time when the index was longer.
+    /// index has but never wrote get blocks of their own, since on disk there may be an old one
+    /// from a time when the index was longer.
     pub(super) fn resize(&mut self, pages: usize) {
         self.grow(pages);
         let blocks = pages.div_ceil(SUMS_PER_BLOCK);

@@ -259,7 +259,8 @@ fn check_degraded(
         match mirror.state() {
             MirrorState::Online => continue,
             MirrorState::Stale => log::error!(
-                "{missing} missed changes while it was away and serves nothing: the pool is DEGRADED"
+                "{missing} missed changes while it was away, and serves nothing: the pool is \
+                 DEGRADED"
             ),
             MirrorState::Missing | MirrorState::Failed => {
                 log::error!("{missing} is missing: the pool is DEGRADED");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use mendfs::backing::sim::SimRng;
+use mendfs::backing::sim::{SimDisk, SimRng};
 use mendfs::backing::{Backing, FileName};
 use mendfs::format::{FileKind, Ino};
 use mendfs::vfs::VfsError;
@@ -81,10 +81,24 @@ impl History {
         self.machine.repair();
         let disk = self.machine.disks[victim].clone();
         let damage = disk.damaged_ranges();
+        let sound = self.machine.disks[(victim + 1) % mirrors].clone();
+        // What is missing in a file that was deleted or cut may by chance be right: zeros.
+        let differs = |place: &Stored| {
+            let bytes = |disk: &SimDisk| {
+                let content = disk.content(place.file)?;
+                Some(
+                    content
+                        .get(place.start as usize..place.end as usize)?
+                        .to_vec(),
+                )
+            };
+            bytes(&disk).is_none() || bytes(&disk) != bytes(&sound)
+        };
         let asked: BTreeSet<Stored> = self
             .stored()?
             .into_keys()
-            .filter(|place| place.first_reader(mirrors) == victim && place.hit_by(&damage))
+            .filter(|place| place.first_reader(mirrors) == victim)
+            .filter(|place| place.hit_by(&damage) && differs(place))
             .collect();
         let before = self.machine.status_of(victim);
         self.compare()?;
@@ -101,7 +115,10 @@ impl History {
             ));
         }
         let damage = disk.damaged_ranges();
-        match asked.iter().find(|place| place.hit_by(&damage)) {
+        match asked
+            .iter()
+            .find(|place| place.hit_by(&damage) && differs(place))
+        {
             // A repair may itself have met a fault, and then it says so.
             Some(_) if after.unrepairable > before.unrepairable => Ok(()),
             Some(place) => Err(format!("{place:?} was read, but is still damaged")),
