@@ -8,8 +8,8 @@
 //! | `mkfs.mendfs` | `mendfs format` |
 //! | `fsck.mendfs` | `mendfs check`, with the exit codes of fsck(8) |
 //!
-//! Each subcommand has its file. [`args`] holds the command line, [`options`] the `-o` list,
-//! [`outcome`] exit codes and the JSON envelope; [`daemon`] and [`logging`] are what becoming a
+//! Each subcommand has its file. `args` holds the command line, `options` the `-o` list,
+//! `outcome` exit codes and the JSON envelope; `daemon` and `logging` are what becoming a
 //! server takes. Errors are one sentence on stderr.
 
 mod args;

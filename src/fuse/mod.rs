@@ -1,7 +1,7 @@
 //! The kernel's side: FUSE requests in, [`crate::vfs`] calls, replies out. Only this module names
 //! the fuser crate, so that another transport can stand beside it.
 //!
-//! [`adapter`] translates and decides nothing that POSIX defines. What it does decide is how little
+//! `adapter` translates and decides nothing that POSIX defines. What it does decide is how little
 //! the kernel has to ask, because a round trip costs more than most operations behind it:
 //!
 //! - `open` and `opendir` are answered ENOSYS once; from then on the kernel opens without asking.
@@ -12,10 +12,10 @@
 //! - `flush` is answered ENOSYS once. The kernel still writes a file's dirty pages out at close.
 //! - Names and attributes, also the absence of a name, are cached by the kernel for a day: it sees
 //!   every change because it makes every change. The control directory is the exception; see
-//!   [`adapter`].
+//!   `adapter`.
 //!
-//! [`session`] mounts, negotiates, runs the event loops and unmounts. Whatever waits for a disk to
-//! sync leaves the event loop for [`blocking`]: with as few loops as processors, two fsyncs in the
+//! `session` mounts, negotiates, runs the event loops and unmounts. Whatever waits for a disk to
+//! sync leaves the event loop for `blocking`: with as few loops as processors, two fsyncs in the
 //! loops would stop everybody else.
 
 mod adapter;

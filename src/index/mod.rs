@@ -1,8 +1,8 @@
 //! The index: every row of metadata, in an ordered key-value database over verified pages.
 //!
-//! The database is redb. Its pages go through [`pages`], our storage backend: mirrored, verified
-//! on every read against the page-sum table ([`sums`]) and repaired like data. In front of it the
-//! [`overlay`] holds what changed since the last checkpoint, so that an operation costs no database
+//! The database is redb. Its pages go through `pages`, our storage backend: mirrored, verified
+//! on every read against the page-sum table (`sums`) and repaired like data. In front of it the
+//! `overlay` holds what changed since the last checkpoint, so that an operation costs no database
 //! commit; lookups go active, frozen, database.
 //!
 //! Between two checkpoints nothing is written to the index. A checkpoint goes in steps that the

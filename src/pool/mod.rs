@@ -12,7 +12,7 @@
 //! precedes them gives the same state.
 //!
 //! Locks, in the order in which they may be taken: checkpoint, commit, and below these the locks
-//! inside journal, index and segments. The inode locks of [`locks`] belong to the layer above and
+//! inside journal, index and segments. The inode locks of `locks` belong to the layer above and
 //! come before all of them.
 
 mod checkpoint;

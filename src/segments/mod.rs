@@ -2,8 +2,8 @@
 //!
 //! [`Segments::append`] reserves a range of the open segment under a short lock and writes outside
 //! it. Offsets are never written twice and segment numbers never given out twice, so whatever lies
-//! at a place that a row points to is what was written there or damage. [`accounts`] knows how much
-//! of each segment is live; [`unsynced`] what a sync has to see to.
+//! at a place that a row points to is what was written there or damage. `accounts` knows how much
+//! of each segment is live; `unsynced` what a sync has to see to.
 
 mod accounts;
 mod append;

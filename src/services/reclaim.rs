@@ -2,8 +2,8 @@
 //!
 //! Only what a finished checkpoint has freed is given back, since until then a crash brings back
 //! rows that point there; and of that only what no row points to, neither as of that checkpoint nor
-//! now, and no extent that is about to get its row. The filesystem below frees whole blocks, so a
-//! range is widened to the blocks it shares with dead neighbours.
+//! now, nor one that was deleted since, and no extent that is about to get its row. The filesystem
+//! below frees whole blocks, so a range is widened to the blocks it shares with dead neighbours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

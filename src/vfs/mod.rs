@@ -16,7 +16,7 @@
 //! half of one. Work that has no bound is done in chunks behind a first transaction that already
 //! shows the result: deleting a large file takes its name and leaves an orphan row, truncating one
 //! sets the size and leaves an orphan row; the mount finishes what a crash left of either. The one
-//! exception is punching or zeroing a range of more than [`CHUNK_ROWS`](orphan::CHUNK_ROWS)
+//! exception is punching or zeroing a range of more than `orphan::CHUNK_ROWS`
 //! extents: it goes front to back, and a crash may leave its first part done.
 //!
 //! # Locks
@@ -26,8 +26,9 @@
 //! is read, changed and committed under that inode's stripe, held exclusively; content is read
 //! under it, held shared. Attributes are read without it, since a row is one value. Order:
 //! namespace, then stripes, several of them only in one call that sorts them.
-//! [`Pool::begin`](crate::pool::Pool) waits for room in the journal and
-//! [`Pool::sync`](crate::pool::Pool) for the disks: no lock is held over either.
+//! [`Pool::begin`](crate::pool::Pool::begin) waits for room in the journal and
+//! [`Pool::sync`](crate::pool::Pool::sync) for the disks: no lock is held over either, but that
+//! with `commit=always` the commit itself syncs, under the locks of its operation.
 
 mod attr;
 mod change;
