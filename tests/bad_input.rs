@@ -99,7 +99,7 @@ fn format_refuses_nested_directories() {
             "nested",
             &args,
             FAILED,
-            &[text_of(&inner), "inside"],
+            &[text_of(&inner), "lies in"],
         );
     }
 }

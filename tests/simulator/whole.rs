@@ -81,24 +81,11 @@ impl History {
         self.machine.repair();
         let disk = self.machine.disks[victim].clone();
         let damage = disk.damaged_ranges();
-        let sound = self.machine.disks[(victim + 1) % mirrors].clone();
-        // What is missing in a file that was deleted or cut may by chance be right: zeros.
-        let differs = |place: &Stored| {
-            let bytes = |disk: &SimDisk| {
-                let content = disk.content(place.file)?;
-                Some(
-                    content
-                        .get(place.start as usize..place.end as usize)?
-                        .to_vec(),
-                )
-            };
-            bytes(&disk).is_none() || bytes(&disk) != bytes(&sound)
-        };
         let asked: BTreeSet<Stored> = self
             .stored()?
             .into_keys()
             .filter(|place| place.first_reader(mirrors) == victim)
-            .filter(|place| place.hit_by(&damage) && differs(place))
+            .filter(|place| self.is_bad(victim, place, &damage))
             .collect();
         let before = self.machine.status_of(victim);
         self.compare()?;
@@ -117,13 +104,29 @@ impl History {
         let damage = disk.damaged_ranges();
         match asked
             .iter()
-            .find(|place| place.hit_by(&damage) && differs(place))
+            .find(|place| self.is_bad(victim, place, &damage))
         {
             // A repair may itself have met a fault, and then it says so.
             Some(_) if after.unrepairable > before.unrepairable => Ok(()),
             Some(place) => Err(format!("{place:?} was read, but is still damaged")),
             None => Ok(()),
         }
+    }
+
+    /// Whether a block is damaged on a mirror. What is missing in a file that was deleted or cut may by
+    /// chance be right: zeros.
+    fn is_bad(&self, mirror: usize, place: &Stored, damage: &[(FileName, Range<u64>)]) -> bool {
+        let disks = &self.machine.disks;
+        let online = |other: &usize| self.machine.present[*other] && self.machine.is_online(*other);
+        let sound = (0..disks.len()).find(|other| *other != mirror && online(other));
+        let bytes = |disk: &SimDisk| {
+            let content = disk.content(place.file)?;
+            let bytes = content.get(place.start as usize..place.end as usize)?;
+            Some(bytes.to_vec())
+        };
+        let there = bytes(&disks[mirror]);
+        let right = sound.and_then(|sound| bytes(&disks[sound]));
+        place.hit_by(damage) && (there.is_none() || there != right)
     }
 
     /// After a verification nothing that is in use is damaged on any mirror that is online.
@@ -134,7 +137,10 @@ impl History {
                 continue;
             }
             let damage = disk.damaged_ranges();
-            if let Some(place) = stored.keys().find(|place| place.hit_by(&damage)) {
+            if let Some(place) = stored
+                .keys()
+                .find(|place| self.is_bad(mirror, place, &damage))
+            {
                 return Err(format!(
                     "{place:?} on mirror {mirror} is damaged after verification"
                 ));
