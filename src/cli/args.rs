@@ -82,7 +82,7 @@ pub(super) struct MountArgs {
     /// Stay in the foreground and log to standard error
     #[arg(short, long)]
     pub(super) foreground: bool,
-    /// Mount options, separated by commas; see mendfs(5)
+    /// Mount options, separated by commas; see mount.mendfs(8)
     #[arg(short, value_name = "OPTIONS", action = ArgAction::Append)]
     pub(super) options: Vec<OsString>,
     /// The mirror directories, separated by colons

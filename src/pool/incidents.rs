@@ -187,6 +187,8 @@ impl Pool {
     /// Where damage was seen since the last call: segments, and whether in the index.
     pub fn take_suspects(&self) -> (BTreeSet<SegmentNo>, bool) {
         let mut suspects = self.incidents.suspects.lock();
+        // Until the service says otherwise: nobody may see nothing waiting and nothing checked.
+        suspects.inspecting |= suspects.index || !suspects.segments.is_empty();
         (
             std::mem::take(&mut suspects.segments),
             std::mem::take(&mut suspects.index),

@@ -64,9 +64,11 @@ impl Inspector {
         let now = self.pool.now().seconds;
         let (segments, index) = self.pool.take_suspects();
         let again = std::mem::take(&mut self.later);
-        segments
-            .into_iter()
-            .chain(again)
+        // The reads that told may have found all that is bad in their segment.
+        let near = segments.into_iter().flat_map(|SegmentNo(number)| {
+            [number.wrapping_sub(1), number, number.wrapping_add(1)].map(SegmentNo)
+        });
+        near.chain(again)
             .for_each(|segment| self.suspect(segment, now));
         if self.pool.take_suspect_journal() && !self.pool.read_only() {
             self.pool.checkpoint()?;

@@ -1,5 +1,5 @@
-//! One random history, from one seed: operations, services, faults, crashes, and the comparison with
-//! the model after each.
+//! One random history, from one seed: operations, services, faults, crashes, and the comparison
+//! with the model after each.
 //!
 //! Step `n` draws from a generator of its own, so a history can be run again without some of its
 //! steps: that is how a failing one is made small.

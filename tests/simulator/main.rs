@@ -1,12 +1,13 @@
 //! The simulator: random histories of the whole stack above simulated disks, against a plain model.
 //!
 //! Each history comes from one seed: what kind of faults it has, the pool's configuration, every
-//! operation, every crash. A failure prints its seed; `SEED=n cargo test --test simulator` runs that
-//! history alone and prints its steps. MENDFS_HISTORIES says how many are run.
+//! operation, every crash. A failure prints its seed; `SEED=n cargo test --test simulator` runs
+//! that history alone and prints its steps. MENDFS_HISTORIES says how many are run.
 //!
-//! `ops` draws operations, `model`, `apply` and `contents` are the plain filesystem, `execute` carries the same
-//! out on the real one and looks at it, `machine` is the computer with its disks, `plan` says what
-//! goes wrong when, `history` runs all this, `whole` checks that damage is found and healed.
+//! `ops` draws operations, `model`, `apply` and `contents` are the plain filesystem, `execute`
+//! carries the same out on the real one and looks at it, `machine` is the computer with its disks,
+//! `plan` says what goes wrong when, `history` runs all this, `whole` checks that damage is found
+//! and healed.
 #![allow(missing_docs)]
 
 mod apply;

@@ -2,7 +2,8 @@
 //!
 //! A [`Tree`] is one state of the filesystem. Cloning it is cheap (inodes are shared), so the whole
 //! history of states is kept, and after a crash the tree on the mirrors must be one of them. The
-//! functions on trees in `apply` change it as POSIX says, or answer with an errno and leave it alone.
+//! functions on trees in `apply` change it as POSIX says, or answer with an errno and leave it
+//! alone.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

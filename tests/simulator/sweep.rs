@@ -1,7 +1,8 @@
 //! The crash sweep: a fixed workload, cut at every single change of a disk, and what comes back.
 //!
-//! The n-th run cuts at the n-th change, until a run gets to its end. Each cut is made with all, none
-//! and some of the unsynced bytes reaching the media, and mounted with both mirrors and with one.
+//! The n-th run cuts at the n-th change, until a run gets to its end. Each cut is made with all,
+//! none and some of the unsynced bytes reaching the media, and mounted with both mirrors and with
+//! one.
 
 use mendfs::backing::sim::{PowerLoss, SimSnapshot};
 use mendfs::format::Ino;

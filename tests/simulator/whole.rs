@@ -113,8 +113,8 @@ impl History {
         }
     }
 
-    /// Whether a block is damaged on a mirror. What is missing in a file that was deleted or cut may by
-    /// chance be right: zeros.
+    /// Whether a block is damaged on a mirror. What is missing in a file that was deleted or cut
+    /// may by chance be right: zeros.
     fn is_bad(&self, mirror: usize, place: &Stored, damage: &[(FileName, Range<u64>)]) -> bool {
         let disks = &self.machine.disks;
         let online = |other: &usize| self.machine.present[*other] && self.machine.is_online(*other);
