@@ -137,8 +137,10 @@ impl Incidents {
     fn suspect(&self, file: FileName) {
         let mut suspects = self.suspects.lock();
         match file {
+            // The index is small, and reads of it go to one mirror only, like those of data.
             FileName::Segment(segment) => {
                 suspects.segments.insert(segment);
+                suspects.index = true;
             }
             FileName::Index | FileName::Sums => suspects.index = true,
             // Its records are durable elsewhere; a checkpoint makes them superfluous.

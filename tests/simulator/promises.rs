@@ -163,11 +163,14 @@ fn p4_an_older_copy_is_not_a_good_one() {
     }
 }
 
+/// What was written to the segments of each mirror, by its label.
+type Written = Arc<Mutex<BTreeMap<(String, FileName), Vec<Range<u64>>>>>;
+
 /// A mirror that is watched: no byte of a segment may be written a second time.
 #[derive(Debug)]
 struct Watched {
     under: Arc<dyn Backing>,
-    written: Mutex<BTreeMap<FileName, Vec<Range<u64>>>>,
+    written: Written,
     twice: Arc<Mutex<Vec<String>>>,
 }
 
@@ -198,7 +201,7 @@ impl Backing for Watched {
             let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
             let range = offset..offset + len as u64;
             let mut written = self.written.lock();
-            let ranges = written.entry(file).or_default();
+            let ranges = written.entry((self.label(), file)).or_default();
             if ranges
                 .iter()
                 .any(|old| old.start < range.end && range.start < old.end)
@@ -242,13 +245,14 @@ impl Backing for Watched {
 fn p5_live_data_is_never_overwritten_in_place() {
     let mut machine = Machine::new(1, Config::default());
     let twice = Arc::new(Mutex::new(Vec::new()));
+    let written = Written::default();
     for _ in 0..4 {
         let seen = Arc::clone(&twice);
         machine
             .mount_over(&mut |under| {
                 Arc::new(Watched {
                     under,
-                    written: Mutex::default(),
+                    written: Arc::clone(&written),
                     twice: Arc::clone(&seen),
                 })
             })
@@ -442,6 +446,10 @@ fn p7_on_a_full_pool_deleting_truncating_and_unmounting_work() {
         for (name, ino) in &files {
             unlink(&machine, name, *ino);
         }
+        machine
+            .pool()
+            .checkpoint()
+            .expect("room for checkpoints is kept");
         machine.close().expect("a full pool unmounts");
         machine.mount().expect("a full pool mounts");
         assert_eq!(look(machine.vfs()).expect("readable").inodes.len(), 1);
