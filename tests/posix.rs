@@ -357,6 +357,8 @@ fn an_unlinked_open_file_is_cleaned_up_after_a_crash() {
     pool.kill9();
     drop(file);
     pool.mount();
+    let status = pool.status();
+    assert_eq!(status.sum("orphans"), 1, "{}", status.text());
     wait_for("the space of the orphan", Duration::from_secs(60), || {
         let (now, taken) = used(&pool);
         now <= inodes && taken < bytes + (32 << 20)

@@ -95,6 +95,8 @@ pub struct Pool {
     pub(super) committed: Mutex<Committed>,
     pub(super) checkpointing: Checkpointing,
     pub(super) recovery: RecoveryReport,
+    /// Unlinked or half truncated files that were finished at mount.
+    pub(super) orphans: AtomicU64,
     pub(super) started: Timestamp,
     pub(super) next_ino: AtomicU64,
     /// LSN of the last operation.
@@ -151,6 +153,7 @@ impl Pool {
             committed: Mutex::new(committed),
             checkpointing: Checkpointing::new(superblock.checkpoint.generation),
             recovery: parts.recovery,
+            orphans: AtomicU64::new(0),
             next_ino: AtomicU64::new(parts.next_ino.0),
             last_commit: AtomicU64::new(last),
             headroom: AtomicI64::new(0),
@@ -178,6 +181,11 @@ impl Pool {
     /// What recovery found and did when the pool was opened.
     pub const fn recovery(&self) -> &RecoveryReport {
         &self.recovery
+    }
+
+    /// So many files were finished at mount that a crash had left unlinked or half truncated.
+    pub fn note_orphans(&self, count: u64) {
+        self.orphans.store(count, Ordering::Relaxed);
     }
 
     /// When operations become durable that nobody asks for.

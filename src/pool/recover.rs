@@ -50,14 +50,15 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
-    pub(super) fn status(&self) -> RecoveryStatus {
+    /// The report as the status shows it, with the orphans that were removed after it.
+    pub(super) fn status(&self, orphans: u64) -> RecoveryStatus {
         RecoveryStatus {
             result: if self.needed { "recovered" } else { "clean" }.to_owned(),
             finished: self.finished,
             duration_ms: self.duration_ms,
             replayed: self.replayed,
             discarded: self.discarded,
-            orphans: 0,
+            orphans,
             notes: self.notes.clone(),
         }
     }

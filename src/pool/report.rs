@@ -59,7 +59,7 @@ impl Pool {
                 finished: self.checkpointing.finished(),
                 dirty_rows: self.index.overlay_size().0 as u64,
             },
-            recovery: Some(self.recovery.status()),
+            recovery: Some(self.recovery.status(self.orphans.load(Ordering::Relaxed))),
             repairs_pending: self.mirrors.repairs_pending() as u64,
             inspecting: self.inspecting(),
             damaged,

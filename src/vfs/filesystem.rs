@@ -48,7 +48,8 @@ impl Vfs {
         };
         vfs.make_root()?;
         if !vfs.pool.read_only() {
-            vfs.clean_orphans()?;
+            let cleaned = vfs.clean_orphans()?;
+            vfs.pool.note_orphans(cleaned);
         }
         Ok(vfs)
     }

@@ -171,9 +171,11 @@ impl Vfs {
         }
     }
 
-    /// Does what the orphan rows ask for, at mount and at unmount, when nobody refers to anything.
-    pub(super) fn clean_orphans(&self) -> Result<()> {
+    /// Does what the orphan rows ask for, at mount and at unmount, when nobody refers to anything;
+    /// returns for how many inodes.
+    pub(super) fn clean_orphans(&self) -> Result<u64> {
         let mut from = Key::table_start(Table::Orphan);
+        let mut cleaned = 0;
         loop {
             let rows = self
                 .pool
@@ -181,14 +183,17 @@ impl Vfs {
             let last = rows.len() < CHUNK_ROWS;
             for (key, _) in rows {
                 let ino = key.ino(Table::Orphan).map_err(Vfs::bad_row(Ino(0)))?;
-                if let Err(error) = self.clean_orphan(ino) {
+                match self.clean_orphan(ino) {
+                    Ok(()) => cleaned += 1,
                     // One file that cannot be finished must not keep all others from being used.
-                    log::warn!("cleaning up inode {ino} failed, it stays for later: {error}");
+                    Err(error) => {
+                        log::warn!("cleaning up inode {ino} failed, it stays for later: {error}");
+                    }
                 }
                 from = Key::orphan(Ino(ino.0.saturating_add(1)));
             }
             if last {
-                return Ok(());
+                return Ok(cleaned);
             }
         }
     }
