@@ -175,7 +175,18 @@ pub fn read_superblock(backing: &dyn Backing) -> Result<Superblock, OpenError> {
                 bits: superblock.incompat & !KNOWN_FEATURES,
             })
         }
-        (Some(superblock), None) => Ok(superblock.clone()),
+        (Some(superblock), None) => {
+            if decoded
+                .iter()
+                .any(|slot| matches!(slot, Err(FormatError::Checksum { .. })))
+            {
+                log::warn!(
+                    "one of the two copies of the superblock on {mirror} is damaged, by a crash or \
+                     by its disk; the other one is good, and the next write mends it"
+                );
+            }
+            Ok(superblock.clone())
+        }
         (None, None) => {
             let cause = decoded.into_iter().find_map(|slot| match slot {
                 Err(FormatError::Magic { .. }) | Ok(_) => None,
