@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::format::{Key, SegmentNo};
-use crate::pool::{Owned, Pool, Result};
+use crate::pool::{Pool, Result};
 
 /// Rows of a segment checked in one step.
 const ROWS: usize = 64;
@@ -24,7 +24,6 @@ const AGAIN_AFTER: i64 = 60;
 struct Current {
     segment: SegmentNo,
     from: Key,
-    bad: usize,
 }
 
 /// Checks what is suspect.
@@ -90,7 +89,7 @@ impl Inspector {
         let Some(current) = self.current.take().or_else(|| self.next(now)) else {
             return Ok(false);
         };
-        self.check(current, now)?;
+        self.check(current)?;
         Ok(true)
     }
 
@@ -124,17 +123,15 @@ impl Inspector {
         Some(Current {
             segment,
             from: Key::reverse_at(segment, 0),
-            bad: 0,
         })
     }
 
-    fn check(&mut self, mut current: Current, now: i64) -> Result<()> {
+    fn check(&mut self, mut current: Current) -> Result<()> {
         let end = Key::reverse_end(current.segment);
         let rows = self.pool.scan(&current.from, &end, ROWS)?;
         for (key, value) in &rows {
-            if let Owned::Checked { bad, lost, .. } = self.pool.verify_owner(key, value)? {
-                current.bad += bad + lost.len();
-            }
+            // What it finds is told as an incident, which makes the neighbours suspect.
+            self.pool.verify_owner(key, value)?;
         }
         match rows.last() {
             Some((last, _)) if rows.len() == ROWS => {
@@ -142,20 +139,12 @@ impl Inspector {
                 current.from = Key::reverse(segment, at, ino, offset.saturating_add(1));
                 self.current = Some(current);
             }
-            _ if current.bad > 0 => {
+            _ => {
                 let open = self.pool.open_segment().map(|(open, _)| open);
                 if open != Some(current.segment) && !self.pool.read_only() {
                     self.pool.level_gaps(current.segment)?;
                 }
-                let SegmentNo(number) = current.segment;
-                for neighbour in [number.wrapping_sub(1), number.wrapping_add(1)] {
-                    // Unlike damage that a read met, this is no news of a segment just checked.
-                    if !self.checked.contains_key(&SegmentNo(neighbour)) {
-                        self.suspect(SegmentNo(neighbour), now);
-                    }
-                }
             }
-            _ => {}
         }
         Ok(())
     }
