@@ -359,11 +359,6 @@ impl Index {
         Ok(self.store.extend_reserve()?)
     }
 
-    /// Pages waiting for a checkpoint to write them.
-    pub fn staged_pages(&self) -> usize {
-        self.store.staged_pages()
-    }
-
     /// Pages of the index on disk.
     pub fn pages(&self) -> u32 {
         self.store.pages()

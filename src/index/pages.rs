@@ -194,11 +194,6 @@ impl PageStore {
         }
     }
 
-    /// Bytes staged for the next checkpoint.
-    pub(super) fn staged_pages(&self) -> usize {
-        self.shared.read().staged.len()
-    }
-
     /// Length of the index on disk, in pages.
     pub(super) fn pages(&self) -> u32 {
         (self.shared.read().committed_len / BLOCK_U64) as u32
@@ -268,7 +263,7 @@ impl PageStore {
             self.algorithm.sum64(&[bytes]) == shared.sums.get(first + block as u32).sum
         };
         self.mirrors
-            .read_and_repair(place, out, &matches)
+            .read(place, out, &matches, Mend::Now)
             .map_err(|bad| {
                 let pages: Vec<_> = bad.iter().map(|bad| first + bad.block as u32).collect();
                 io::Error::other(format!("index pages {pages:?} are damaged on every mirror"))

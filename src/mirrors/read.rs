@@ -85,7 +85,7 @@ fn judge(got: Result<usize, Damage>, end: usize, verify: impl FnOnce() -> bool) 
 impl MirrorSet {
     /// Fills `out` with the blocks that begin at `place`; the last may be shorter than a block.
     /// `verify(block, bytes)` tells whether bytes are what the parent's checksum of that block
-    /// says. Bad copies are answered from another mirror and queued for repair.
+    /// says. Bad copies are answered from another mirror and repaired, when `mend` says.
     ///
     /// # Errors
     /// The blocks that no mirror could supply; `out` holds the others, and zeros for these.
@@ -94,26 +94,11 @@ impl MirrorSet {
         place: Place,
         out: &mut [u8],
         verify: &dyn Fn(usize, &[u8]) -> bool,
+        mend: Mend,
     ) -> Result<(), Vec<BadBlock>> {
         let mut jobs = Vec::new();
         let result = self.read_collecting(place, out, verify, &mut jobs);
-        jobs.into_iter().for_each(|job| self.queue_repair(job));
-        result
-    }
-
-    /// As [`MirrorSet::read`], but the repairs are done before it returns.
-    ///
-    /// # Errors
-    /// As [`MirrorSet::read`].
-    pub fn read_and_repair(
-        &self,
-        place: Place,
-        out: &mut [u8],
-        verify: &dyn Fn(usize, &[u8]) -> bool,
-    ) -> Result<(), Vec<BadBlock>> {
-        let mut jobs = Vec::new();
-        let result = self.read_collecting(place, out, verify, &mut jobs);
-        self.repair_now(jobs);
+        self.mend(jobs, mend);
         result
     }
 

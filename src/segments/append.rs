@@ -237,10 +237,10 @@ impl Segments {
     /// The blocks, counted from `first`, that no mirror could supply.
     pub fn read(&self, row: &ExtentRow, first: usize, out: &mut [u8]) -> Result<(), Vec<BadBlock>> {
         let (algorithm, width) = (self.config.algorithm, self.config.algorithm.width());
+        let matches =
+            |block: usize, bytes: &[u8]| algorithm.matches(bytes, row.sum(first + block, width));
         self.mirrors
-            .read(place_of(row, first), out, &|block, bytes| {
-                algorithm.matches(bytes, row.sum(first + block, width))
-            })
+            .read(place_of(row, first), out, &matches, Mend::Soon)
     }
 
     /// Checks a row's blocks and the header of its extent on every mirror and queues bad
