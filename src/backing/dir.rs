@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use super::{Backing, FileName, Space};
 use crate::format::SegmentNo;
 
+mod aside;
 mod handle;
 
 use handle::{Handle, Handles, file_offset, is_segment, read_direct, read_full};
@@ -351,9 +352,26 @@ impl Backing for DirBacking {
     /// `ledger` below the path, as sled takes nothing but paths; none once the path leads to
     /// another directory than the one that was opened.
     fn ledger_dir(&self) -> Option<PathBuf> {
-        let ours = self.root.metadata().ok()?;
-        let now = fstatat(AT_FDCWD, &self.path, AtFlags::empty()).ok()?;
-        (ours.dev() == now.st_dev && ours.ino() == now.st_ino).then(|| self.path.join("ledger"))
+        self.is_present().then(|| self.path.join("ledger"))
+    }
+
+    fn is_present(&self) -> bool {
+        let now = fstatat(AT_FDCWD, &self.path, AtFlags::empty());
+        match (self.root.metadata(), now) {
+            (Ok(ours), Ok(now)) => ours.dev() == now.st_dev && ours.ino() == now.st_ino,
+            _ => false,
+        }
+    }
+
+    fn set_aside(&self) -> io::Result<()> {
+        aside::set_aside(&self.root)?;
+        // The descriptors still lead to what was moved.
+        *self.handles.lock() = Handles::with_limit(OPEN_SEGMENTS);
+        Ok(())
+    }
+
+    fn forget_aside(&self) -> io::Result<()> {
+        aside::forget(&self.root)
     }
 }
 

@@ -172,6 +172,24 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// As statvfs(3).
     fn space(&self) -> io::Result<Space>;
 
+    /// Whether the directory is still where it was opened: not unmounted, moved or deleted.
+    fn is_present(&self) -> bool {
+        true
+    }
+
+    /// Moves everything but the superblock into a directory beside it, with a copy of the
+    /// superblock, so that what the mirror was can still be mounted there.
+    ///
+    /// # Errors
+    /// As rename(2).
+    fn set_aside(&self) -> io::Result<()>;
+
+    /// Deletes what [`Backing::set_aside`] has moved.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    fn forget_aside(&self) -> io::Result<()>;
+
     /// Directory of this mirror's ledger, if it has a place for one.
     fn ledger_dir(&self) -> Option<PathBuf> {
         None

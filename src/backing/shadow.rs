@@ -198,6 +198,14 @@ impl Backing for Shadow {
         Ok(())
     }
 
+    fn set_aside(&self) -> io::Result<()> {
+        Err(io::Error::other("nothing is changed"))
+    }
+
+    fn forget_aside(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn segments(&self) -> io::Result<Vec<SegmentNo>> {
         let files = self.files.lock();
         let gone =

@@ -460,6 +460,20 @@ impl Backing for SimDisk {
         Ok(())
     }
 
+    /// Simulated disks have no other directories: what is set aside is gone.
+    fn set_aside(&self) -> io::Result<()> {
+        for segment in self.segments()? {
+            self.remove(FileName::Segment(segment))?;
+        }
+        [FileName::Journal, FileName::Index, FileName::Sums]
+            .into_iter()
+            .try_for_each(|file| self.remove(file))
+    }
+
+    fn forget_aside(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn segments(&self) -> io::Result<Vec<SegmentNo>> {
         let state = self.begin(Kind::Look)?;
         let numbers = state.store.files().filter_map(|file| match file {

@@ -229,7 +229,7 @@ pub(super) fn inspect(directories: &[PathBuf]) -> Result<PoolStatus, Failure> {
             }
         })
         .collect();
-    let choice = choose(&candidates).map_err(|error| Failure::Failed(error.to_string()))?;
+    let choice = choose(&candidates, None).map_err(|error| Failure::Failed(error.to_string()))?;
     let superblock = &choice.superblock;
     let mirrors: Vec<_> = superblock
         .members
@@ -276,12 +276,12 @@ pub(super) fn inspect(directories: &[PathBuf]) -> Result<PoolStatus, Failure> {
 }
 
 fn mirror_status(uuid: String, standing: &Standing, candidates: &[Candidate]) -> MirrorStatus {
-    let (index, state) = match standing {
-        Standing::Current(index) => (Some(*index), MirrorState::Online),
-        Standing::Stale(index) => (Some(*index), MirrorState::Offline),
-        Standing::Absent => (None, MirrorState::Missing),
+    let state = match standing {
+        Standing::Current(_) => MirrorState::Online,
+        Standing::Stale(_) | Standing::Offline(_) | Standing::Diverged(_) => MirrorState::Offline,
+        Standing::Absent => MirrorState::Missing,
     };
-    let candidate = index.and_then(|index| candidates.get(index));
+    let candidate = standing.candidate().and_then(|index| candidates.get(index));
     let space = candidate
         .and_then(|c| c.backing.as_ref()?.space().ok())
         .unwrap_or_default();

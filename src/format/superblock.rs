@@ -17,32 +17,40 @@ pub const MAX_MIRRORS: usize = 8;
 const MAGIC: [u8; 8] = *b"MENDFS\r\n";
 const LABEL_MAX: usize = 64;
 const SUM_AT: usize = SUPER_SLOT_LEN - 8;
+/// Bytes of one member in the list.
+const MEMBER_LEN: usize = 33;
+/// Where the numbers of the members to replace lie, behind the longest list.
+const REPLACES_AT: usize = 251 + MAX_MIRRORS * MEMBER_LEN;
 
 /// How a mirror stood in its pool when the superblock was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemberState {
     /// Holds everything.
     Online,
-    /// Taken out by the operator or after an error; holds an older state.
-    Offline,
+    /// Missed changes: holds an older state, and is brought up to date when it comes back.
+    Stale,
     /// Being brought up to date.
     Resyncing,
+    /// Taken out by the operator; holds an older state until the operator takes it back.
+    Offline,
 }
 
 impl MemberState {
     const fn id(self) -> u8 {
         match self {
             MemberState::Online => 1,
-            MemberState::Offline => 2,
+            MemberState::Stale => 2,
             MemberState::Resyncing => 3,
+            MemberState::Offline => 4,
         }
     }
 
     fn from_id(id: u8) -> Result<MemberState, FormatError> {
         [
             MemberState::Online,
-            MemberState::Offline,
+            MemberState::Stale,
             MemberState::Resyncing,
+            MemberState::Offline,
         ]
         .into_iter()
         .find(|state| state.id() == id)
@@ -62,8 +70,10 @@ pub struct Member {
     pub state: MemberState,
     /// Epoch in which it was last in sync.
     pub epoch: Epoch,
-    /// LSN up to which it was last in sync.
+    /// It has all file data that was born up to this LSN.
     pub lsn: Lsn,
+    /// The mirror whose place it takes when it is in sync.
+    pub replaces: Option<Uuid>,
 }
 
 /// Where the last checkpoint left the index.
@@ -129,9 +139,21 @@ pub struct Superblock {
     pub created: i64,
     /// The user's name for the pool, up to 64 bytes of UTF-8.
     pub label: String,
+    /// When this superblock was written, seconds since 1970-01-01 UTC.
+    pub written: i64,
 }
 
 impl Superblock {
+    /// The member with that UUID.
+    pub fn member(&self, uuid: Uuid) -> Option<&Member> {
+        self.members.iter().find(|member| member.uuid == uuid)
+    }
+
+    /// As [`Superblock::member`], to change it.
+    pub fn member_mut(&mut self, uuid: Uuid) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.uuid == uuid)
+    }
+
     /// Longest label in bytes.
     pub const LABEL_MAX: usize = LABEL_MAX;
 
@@ -166,6 +188,13 @@ impl Superblock {
             out.bytes(&member.uuid.0).u8(member.state.id());
             out.u64(member.epoch.0).u64(member.lsn.0);
         }
+        out.pad_to(REPLACES_AT);
+        for member in &self.members {
+            let replaces = |other: &Member| member.replaces == Some(other.uuid);
+            let number = self.members.iter().position(replaces);
+            out.u8(number.map_or(0, |number| number as u8 + 1));
+        }
+        out.pad_to(REPLACES_AT + MAX_MIRRORS).i64(self.written);
         out.pad_to(SUM_AT);
         let mut bytes = out.finish();
         let sum = self.algorithm.sum64(&[&bytes]);
@@ -270,8 +299,23 @@ impl Superblock {
                 state: MemberState::from_id(from.u8()?)?,
                 epoch: Epoch(from.u64()?),
                 lsn: Lsn(from.u64()?),
+                replaces: None,
             });
         }
+        from.bytes((MAX_MIRRORS - count) * MEMBER_LEN)?;
+        let replaces: [u8; MAX_MIRRORS] = from.array()?;
+        for (at, number) in replaces.into_iter().enumerate().take(count) {
+            let other = usize::from(number).checked_sub(1);
+            let other = other.and_then(|other| members.get(other)).map(|member| member.uuid);
+            if number != 0 && (other.is_none() || usize::from(number) == at + 1) {
+                return Err(FormatError::Field {
+                    field: "member to replace",
+                    value: number.into(),
+                });
+            }
+            members[at].replaces = other;
+        }
+        let written = from.i64()?;
         Ok(Superblock {
             compat,
             ro_compat,
@@ -288,6 +332,7 @@ impl Superblock {
             hash_key,
             created,
             label,
+            written,
         })
     }
 }
@@ -323,12 +368,14 @@ pub(crate) mod tests {
                     state: MemberState::Online,
                     epoch: Epoch(4),
                     lsn: Lsn(9),
+                    replaces: None,
                 },
                 Member {
                     uuid: Uuid([5; 16]),
-                    state: MemberState::Offline,
+                    state: MemberState::Stale,
                     epoch: Epoch(3),
                     lsn: Lsn(8),
+                    replaces: Some(Uuid([2; 16])),
                 },
             ],
             checkpoint: CheckpointRef {
@@ -348,6 +395,7 @@ pub(crate) mod tests {
             hash_key: [6; 16],
             created: 1_700_000_000,
             label: "home".to_owned(),
+            written: 1_700_000_100,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::format::{
     Algorithm, BLOCK_U64, Change, CheckpointBegin, CheckpointDone, CheckpointRef, FormatError, Key,
     Lsn, PoolTag, SUMS_PER_BLOCK, SumEntry,
 };
-use crate::mirrors::{MirrorError, MirrorSet};
+use crate::mirrors::{Copied, MirrorError, MirrorSet, Target};
 
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 
@@ -357,6 +357,29 @@ impl Index {
     /// [`IndexError::Mirrors`].
     pub fn extend_reserve(&self) -> Result<bool, IndexError> {
         Ok(self.store.extend_reserve()?)
+    }
+
+    /// Forgets what is reserved: a mirror came that has nothing reserved.
+    pub fn forget_reserve(&self) {
+        self.store.forget_reserve();
+    }
+
+    /// Makes pages `from..to` of the mirror that is being brought up to date what they are on the
+    /// others.
+    ///
+    /// # Errors
+    /// [`crate::mirrors::MirrorError::Target`] if that mirror failed.
+    pub fn copy_pages(&self, from: u32, to: u32, target: &Target) -> Result<Copied, IndexError> {
+        Ok(self.store.copy(from, to, target)?)
+    }
+
+    /// Makes the page-sum table of the mirror that is being brought up to date, and the lengths of
+    /// both files, what they are on the others.
+    ///
+    /// # Errors
+    /// As [`Index::copy_pages`].
+    pub fn copy_sums(&self, target: &Target) -> Result<Copied, IndexError> {
+        Ok(self.store.copy_sums(target)?)
     }
 
     /// Pages of the index on disk.

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use super::sums::SumsTable;
 use crate::backing::FileName;
 use crate::format::{Algorithm, BLOCK, BLOCK_U64, CheckpointBegin, CheckpointDone, Lsn, SumEntry};
-use crate::mirrors::{Mend, MirrorError, MirrorSet, Place};
+use crate::mirrors::{Copied, Mend, MirrorError, MirrorSet, Place, Target};
 
 /// Pages written in one go at most.
 const RUN_PAGES: usize = 256;
@@ -244,6 +244,50 @@ impl PageStore {
     pub(super) fn verify_sums(&self) -> usize {
         self.mirrors.forget_cached(FileName::Sums);
         self.shared.read().sums.verify(&self.mirrors)
+    }
+
+    /// Forgets what is reserved: a mirror came that has nothing reserved.
+    pub(super) fn forget_reserve(&self) {
+        self.shared.write().reserved = 0;
+    }
+
+    /// Makes pages `from..to` of the target the same as those of the others. The target has
+    /// received every checkpoint that began since it was attached.
+    pub(super) fn copy(&self, from: u32, to: u32, target: &Target) -> Result<Copied, MirrorError> {
+        let mut total = Copied::default();
+        for page in from..to {
+            let shared = self.shared.read();
+            let undefined = shared.sums.get(page).generation == 0;
+            if (shared.writing || undefined) && shared.staged.contains_key(&page) {
+                continue;
+            }
+            let mut bytes = vec![0; BLOCK];
+            let offset = u64::from(page) * BLOCK_U64;
+            if undefined {
+                // Nobody reads it, but the mirrors are to be the same.
+                self.mirrors.read_raw(FileName::Index, offset, &mut bytes);
+            } else if self.read_committed(&shared, page, &mut bytes).is_err() {
+                // Lost everywhere, and told as that.
+                continue;
+            }
+            let copied = target.match_bytes(FileName::Index, offset, &bytes);
+            total.add(self.mirrors.target_result(target, copied)?);
+        }
+        Ok(total)
+    }
+
+    /// Makes the page-sum table of the target, and the lengths of both files, those of the others.
+    pub(super) fn copy_sums(&self, target: &Target) -> Result<Copied, MirrorError> {
+        // No checkpoint may move between slots meanwhile.
+        let shared = self.shared.write();
+        let copied = shared.sums.copy(&self.mirrors, target)?;
+        if !shared.writing {
+            for file in [FileName::Index, FileName::Sums] {
+                let result = self.mirrors.match_len(target, file);
+                self.mirrors.target_result(target, result)?;
+            }
+        }
+        Ok(copied)
     }
 
     fn read_committed(&self, shared: &Shared, first: u32, out: &mut [u8]) -> io::Result<()> {

@@ -6,7 +6,9 @@
 
 use crate::backing::FileName;
 use crate::format::{Algorithm, BLOCK, BLOCK_U64, PoolTag, SUMS_PER_BLOCK, SumEntry, SumsBlock};
-use crate::mirrors::{Damage, Mend, MirrorError, MirrorId, MirrorSet, Place};
+use crate::mirrors::{
+    Copied, Damage, Mend, MirrorError, MirrorId, MirrorSet, Place, Target,
+};
 
 #[derive(Debug, Clone)]
 struct Block {
@@ -190,11 +192,11 @@ impl SumsTable {
     ) -> Result<(u64, SumsBlock), LostSums> {
         let number = block as u32;
         let mut copies: Vec<(MirrorId, u64, Result<SumsBlock, Damage>)> = Vec::new();
-        for (mirror, backing) in mirrors.online() {
+        for mirror in mirrors.current() {
             for slot in 0..2 {
-                let mut bytes = vec![0; BLOCK];
+                let (mut bytes, offset) = (vec![0; BLOCK], slot_offset(block, slot));
                 let copy =
-                    match backing.read_at(FileName::Sums, slot_offset(block, slot), &mut bytes) {
+                    match mirror.backing().read_at(FileName::Sums, offset, &mut bytes) {
                         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                             Err(Damage::Missing)
                         }
@@ -229,6 +231,40 @@ impl SumsTable {
             }
         }
         Ok(best)
+    }
+
+    /// Makes both slots of every block on the target those of the others.
+    pub(super) fn copy(
+        &self,
+        mirrors: &MirrorSet,
+        target: &Target,
+    ) -> Result<Copied, MirrorError> {
+        let mut total = Copied::default();
+        for (block, state) in self.blocks.iter().enumerate() {
+            for slot in 0..2 {
+                let place = Place {
+                    file: FileName::Sums,
+                    offset: slot_offset(block, slot),
+                };
+                let mut bytes = vec![0; BLOCK];
+                let ours = |bytes: &[u8]| {
+                    SumsBlock::decode(bytes, self.algorithm, self.pool, block as u32)
+                        .is_ok_and(|found| found.entries == self.entries_of(block))
+                };
+                // A block that changed since it was stored differs from both; the next checkpoint
+                // writes it.
+                let in_use = slot == state.slot && !state.dirty;
+                let read = |bytes: &mut [u8]| {
+                    mirrors.read(place, bytes, &|_, bytes| ours(bytes), Mend::Now)
+                };
+                if !in_use || read(&mut bytes).is_err() {
+                    mirrors.read_raw(FileName::Sums, place.offset, &mut bytes);
+                }
+                let copied = target.match_bytes(FileName::Sums, place.offset, &bytes);
+                total.add(mirrors.target_result(target, copied)?);
+            }
+        }
+        Ok(total)
     }
 
     /// Checks the slots in use on every mirror and repairs bad ones; returns how many were bad.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::backing::FileName;
 use crate::format::{Framing, JournalRef, Lsn, Record};
-use crate::mirrors::{MirrorError, MirrorSet};
+use crate::mirrors::{Copied, MirrorError, MirrorSet, Target};
 
 /// Where a record went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +170,18 @@ impl Journal {
             .write_buffer()
             .and_then(|()| self.mirrors.sync(&[FileName::Journal], &[]));
         writing.clone()
+    }
+
+    /// Makes a part of the journal of the target what it is on the others. Batches wait meanwhile.
+    ///
+    /// # Errors
+    /// [`MirrorError::Target`] if the target failed.
+    pub fn copy(&self, offset: u64, len: usize, target: &Target) -> Result<Copied, MirrorError> {
+        let _writing = self.writing.lock();
+        let mut bytes = vec![0; len];
+        self.mirrors.read_raw(FileName::Journal, offset, &mut bytes);
+        let copied = target.match_bytes(FileName::Journal, offset, &bytes);
+        self.mirrors.target_result(target, copied)
     }
 
     /// Everything up to `lsn` is durable on all online mirrors, data included.

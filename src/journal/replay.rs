@@ -229,10 +229,10 @@ fn walk(
     visit: &mut dyn FnMut(Lsn, u64, Record),
     lacking: Lacking<'_>,
 ) -> LogEnd {
-    let online: Vec<_> = mirrors.online().collect();
-    let mut readers: Vec<_> = online
+    let current = mirrors.current();
+    let mut readers: Vec<_> = current
         .iter()
-        .map(|(_, backing)| Reader::new(*backing, from.size))
+        .map(|mirror| Reader::new(mirror.backing(), from.size))
         .collect();
     let before = Lsn(from.tail_lsn.0.saturating_sub(1));
     let (head, next, run) = (from.tail, from.tail_lsn, from.tail_run);
@@ -263,7 +263,7 @@ fn walk(
         for (index, copy) in found.iter().enumerate() {
             if index != best && copy.as_ref().is_none_or(|copy| copy.bytes != bytes) {
                 let damage = readers[index].damage.unwrap_or(Damage::Checksum);
-                lacking(online[index].0.id, damage, end, &bytes);
+                lacking(current[index].id, damage, end, &bytes);
             }
         }
         if let Record::Durable(lsn) = &record {
@@ -289,8 +289,8 @@ pub fn look_behind(
     end: LogEnd,
 ) -> Result<bool, JournalDamaged> {
     let mut torn = false;
-    for (_, backing) in mirrors.online() {
-        let mut reader = Reader::new(backing, from.size);
+    for mirror in mirrors.current() {
+        let mut reader = Reader::new(mirror.backing(), from.size);
         let mut at = end.head;
         while at < from.tail + from.size {
             let here = at;

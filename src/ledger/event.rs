@@ -70,6 +70,19 @@ pub enum What {
         /// The rest of the report.
         notes: Vec<String>,
     },
+    /// A mirror was brought up to date.
+    Resync {
+        /// Directory of the mirror.
+        mirror: String,
+        /// `started`, `done` or `stopped` (it goes on where it was).
+        outcome: String,
+        /// Bytes gone through.
+        compared_bytes: u64,
+        /// Bytes written to the mirror.
+        moved_bytes: u64,
+        /// Blocks that no mirror could supply.
+        lost_blocks: u64,
+    },
     /// Incidents that came too fast to be recorded one by one.
     Folded {
         /// How many.

@@ -1,366 +1,90 @@
-//! Who belongs to the pool, and who may speak: superblocks, epochs, and the choice at mount.
+//! Who belongs to the pool while it is open, and who holds everything.
 //!
-//! Each mirror's superblock lists all mirrors, each with the epoch in which it was last in sync. A
-//! change of who is online raises the epoch and is written to all survivors before the next write
-//! is acknowledged. At mount the highest epoch wins and its list decides who is current. Two
-//! mirrors of which each was in an epoch that the other's list does not grant it went on alone,
-//! apart: that is split-brain, and it is refused.
+//! Every change of who is current raises the epoch and is durable on all survivors before the next
+//! write is acknowledged. A mirror that comes back or is new is marked as resyncing, on its own
+//! superblock first, before a byte of it changes: from then on it wins no mount, whatever it held.
+//! It receives what is written from then on, and counts only after [`MirrorSet::promote`].
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
-use super::set::{Counters, Mirror, MirrorSet, MirrorState};
+use super::set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState};
 use super::write::MirrorError;
 use crate::backing::{Backing, FileName};
-use crate::format::{Epoch, FormatError, MemberState, SUPER_SLOT_LEN, Superblock, Uuid};
+use crate::format::{
+    Epoch, Lsn, MAX_MIRRORS, Member, MemberState, SUPER_SLOT_LEN, Superblock, Uuid,
+};
 
-/// Features of each kind that this build knows: none yet.
-const KNOWN_FEATURES: u64 = 0;
-
-/// Why a directory is no usable mirror, or a set of them no usable pool.
+/// Why the membership stays as it is.
 #[derive(Debug, Clone, Error)]
-pub enum OpenError {
-    /// No superblock file.
+pub enum MembershipError {
+    /// Nothing would be left.
     #[error(
-        "{mirror} holds no mendfs pool (no mendfs.super in it); is its disk mounted? To make a \
-             new pool, use mkfs.mendfs"
+        "{mirror} is the last mirror that holds everything; bring another one up to date first"
     )]
-    NoPool {
-        /// The directory.
+    Last {
+        /// Its directory.
         mirror: String,
     },
-    /// The superblock file is not one of ours.
-    #[error("{mirror}/mendfs.super is not a mendfs superblock; is this the right directory?")]
-    Foreign {
-        /// The directory.
+    /// No more room in the superblock's list.
+    #[error("the pool has {MAX_MIRRORS} mirrors already, which is the most; remove one first")]
+    TooMany,
+    /// No such mirror.
+    #[error("no mirror of this pool has the UUID {0}")]
+    Unknown(Uuid),
+    /// It is not being brought up to date.
+    #[error("{mirror} is {state} and not being brought up to date")]
+    NotResyncing {
+        /// Its directory.
         mirror: String,
+        /// The word for its state.
+        state: &'static str,
     },
-    /// Both slots of the superblock are damaged.
-    #[error(
-        "both copies of the superblock on {mirror} are damaged ({cause}); mount the pool \
-             with its other mirrors"
-    )]
-    Damaged {
-        /// The directory.
-        mirror: String,
-        /// What is wrong with the newer one.
-        cause: FormatError,
-    },
-    /// The superblock cannot be read.
-    #[error("cannot read {mirror}/mendfs.super: {cause}")]
-    Unreadable {
+    /// The directory cannot be written.
+    #[error("cannot write to {mirror}: {cause}")]
+    Target {
         /// The directory.
         mirror: String,
         /// The I/O error.
         cause: String,
     },
-    /// A newer build made it.
-    #[error(
-        "{mirror} has mendfs format version {found}, but this build reads only up to {known}; \
-             use a newer mendfs"
-    )]
-    Newer {
-        /// The directory.
-        mirror: String,
-        /// Its version.
-        found: u32,
-        /// The newest version that can be read.
-        known: u32,
-    },
-    /// It needs a feature that this build does not have.
-    #[error(
-        "{mirror} uses features that this build does not know (incompat bits {bits:#x}); use \
-             a newer mendfs"
-    )]
-    Feature {
-        /// The directory.
-        mirror: String,
-        /// The unknown bits.
-        bits: u64,
-    },
-    /// Directories of different pools.
-    #[error("{first} and {second} are mirrors of different pools ({first_pool} and {second_pool})")]
-    TwoPools {
-        /// One directory.
-        first: String,
-        /// Its pool.
-        first_pool: Uuid,
-        /// Another directory.
-        second: String,
-        /// The other pool.
-        second_pool: Uuid,
-    },
-    /// The same mirror twice.
-    #[error(
-        "{first} and {second} are the same mirror, or one is a copy of the other; name each \
-             mirror once"
-    )]
-    SameMirror {
-        /// One directory.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// Mirrors that each went on alone.
-    #[error(
-        "split-brain: {first} (epoch {first_epoch}) and {second} (epoch {second_epoch}) were \
-             each written to without the other; mount only the one whose content you want to keep"
-    )]
-    SplitBrain {
-        /// One directory.
-        first: String,
-        /// Its epoch.
-        first_epoch: Epoch,
-        /// The other.
-        second: String,
-        /// Its epoch.
-        second_epoch: Epoch,
-    },
-    /// No mirror was named.
-    #[error("no mirror directory was given")]
-    Nothing,
-    /// None of the directories holds the current state.
-    #[error(
-        "{mirror} was left behind when the pool went on without it, and no mirror that is up \
-             to date was given; name the others too"
-    )]
-    OnlyStale {
-        /// The directory with the newest state of those given.
-        mirror: String,
-    },
+    /// No mirror is left.
+    #[error(transparent)]
+    Mirrors(#[from] MirrorError),
 }
 
-/// Reads the newest valid superblock of a mirror.
-///
-/// # Errors
-/// [`OpenError`] naming the mirror.
-pub fn read_superblock(backing: &dyn Backing) -> Result<Superblock, OpenError> {
-    let mirror = backing.label();
-    let mut slots = vec![0; 2 * SUPER_SLOT_LEN];
-    let got = match backing.read_at(FileName::Superblock, 0, &mut slots) {
-        Ok(got) => got,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(OpenError::NoPool { mirror });
-        }
-        Err(error) => {
-            return Err(OpenError::Unreadable {
-                mirror,
-                cause: error.to_string(),
-            });
-        }
-    };
-    let decoded: Vec<_> = slots[..got]
-        .chunks(SUPER_SLOT_LEN)
-        .map(Superblock::decode)
-        .collect();
-    let newest = decoded
-        .iter()
-        .filter_map(|slot| slot.as_ref().ok())
-        .max_by_key(|s| s.sequence);
-    let newer = decoded.iter().find_map(|slot| match slot {
-        Err(FormatError::Version { found, known, .. }) => Some((*found, *known)),
-        _ => None,
-    });
-    match (newest, newer) {
-        (_, Some((found, known))) => Err(OpenError::Newer {
-            mirror,
-            found,
-            known,
-        }),
-        (Some(superblock), None) if superblock.incompat & !KNOWN_FEATURES != 0 => {
-            Err(OpenError::Feature {
-                mirror,
-                bits: superblock.incompat & !KNOWN_FEATURES,
-            })
-        }
-        (Some(superblock), None) => {
-            if decoded
-                .iter()
-                .any(|slot| matches!(slot, Err(FormatError::Checksum { .. })))
-            {
-                log::warn!(
-                    "one of the two copies of the superblock on {mirror} is damaged, by a crash or \
-                     by its disk; the other one is good, and the next write mends it"
-                );
-            }
-            Ok(superblock.clone())
-        }
-        (None, None) => {
-            let cause = decoded.into_iter().find_map(|slot| match slot {
-                Err(FormatError::Magic { .. }) | Ok(_) => None,
-                Err(cause) => Some(cause),
-            });
-            match cause {
-                Some(cause) => Err(OpenError::Damaged { mirror, cause }),
-                None => Err(OpenError::Foreign { mirror }),
-            }
-        }
-    }
-}
-
-/// A directory that was named at mount, and what its superblock says.
+/// A mirror that is to be brought up to date.
 #[derive(Debug)]
-pub struct Candidate {
-    /// Path of the directory.
+pub struct Newcomer {
+    /// Its UUID; a new member if the pool has none with it.
+    pub uuid: Uuid,
+    /// Path of its directory.
     pub label: String,
-    /// The directory, if it is there.
-    pub backing: Option<Arc<dyn Backing>>,
-    /// Its superblock.
-    pub superblock: Result<Superblock, OpenError>,
-}
-
-/// What a member of the pool is at mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// Has everything: the index of its candidate.
-    Current(usize),
-    /// Has an older state: the index of its candidate.
-    Stale(usize),
-    /// None of the candidates is this member.
-    Absent,
-}
-
-/// Who speaks.
-#[derive(Debug)]
-pub struct Choice {
-    /// The superblock that rules.
-    pub superblock: Superblock,
-    /// Standing of each member, in the order of the superblock's list.
-    pub standings: Vec<Standing>,
-    /// Candidates that turned out to be no member, by index.
-    pub unusable: Vec<usize>,
-}
-
-/// Chooses from the superblocks alone.
-///
-/// # Errors
-/// [`OpenError`] if the candidates are not one pool with at least one current mirror.
-pub fn choose(candidates: &[Candidate]) -> Result<Choice, OpenError> {
-    let known: Vec<(usize, &Candidate, &Superblock)> = candidates
-        .iter()
-        .enumerate()
-        .filter_map(|(index, candidate)| {
-            candidate
-                .superblock
-                .as_ref()
-                .ok()
-                .map(|superblock| (index, candidate, superblock))
-        })
-        .collect();
-    // A newer format or an unknown feature on any mirror means that we understand none of them.
-    for candidate in candidates {
-        if let Err(error @ (OpenError::Newer { .. } | OpenError::Feature { .. })) =
-            &candidate.superblock
-        {
-            return Err(error.clone());
-        }
-    }
-    let Some((_, leader, ruling)) = known
-        .iter()
-        .max_by_key(|(_, _, superblock)| (superblock.epoch, superblock.sequence))
-    else {
-        let first = candidates
-            .first()
-            .and_then(|candidate| candidate.superblock.as_ref().err());
-        return Err(first.cloned().unwrap_or(OpenError::Nothing));
-    };
-    refuse_mixed(&known)?;
-    refuse_split(&known)?;
-    let standings: Vec<_> = ruling
-        .members
-        .iter()
-        .map(|member| {
-            let found = known
-                .iter()
-                .find(|(_, _, superblock)| superblock.mirror == member.uuid);
-            match (found, member.state) {
-                (None, _) => Standing::Absent,
-                (Some((index, ..)), MemberState::Online) => Standing::Current(*index),
-                (Some((index, ..)), MemberState::Offline | MemberState::Resyncing) => {
-                    Standing::Stale(*index)
-                }
-            }
-        })
-        .collect();
-    if !standings
-        .iter()
-        .any(|standing| matches!(standing, Standing::Current(_)))
-    {
-        return Err(OpenError::OnlyStale {
-            mirror: leader.label.clone(),
-        });
-    }
-    let member = |index: &usize| {
-        standings.iter().any(|standing| match standing {
-            Standing::Current(at) | Standing::Stale(at) => at == index,
-            Standing::Absent => false,
-        })
-    };
-    let unusable = (0..candidates.len())
-        .filter(|index| !member(index))
-        .collect();
-    Ok(Choice {
-        superblock: (*ruling).clone(),
-        standings,
-        unusable,
-    })
-}
-
-fn refuse_mixed(known: &[(usize, &Candidate, &Superblock)]) -> Result<(), OpenError> {
-    for (at, (_, first, ours)) in known.iter().enumerate() {
-        for (_, second, theirs) in &known[at + 1..] {
-            let (first, second) = (first.label.clone(), second.label.clone());
-            if ours.pool != theirs.pool {
-                return Err(OpenError::TwoPools {
-                    first,
-                    first_pool: ours.pool,
-                    second,
-                    second_pool: theirs.pool,
-                });
-            }
-            if ours.mirror == theirs.mirror {
-                return Err(OpenError::SameMirror { first, second });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn refuse_split(known: &[(usize, &Candidate, &Superblock)]) -> Result<(), OpenError> {
-    // Whether `one` was in an epoch that `other`'s list does not know of.
-    let unknown_to = |one: &Superblock, other: &Superblock| {
-        let granted = other
-            .members
-            .iter()
-            .find(|member| member.uuid == one.mirror);
-        granted.is_none_or(|member| one.epoch > member.epoch)
-    };
-    for (at, (_, first, ours)) in known.iter().enumerate() {
-        for (_, second, theirs) in &known[at + 1..] {
-            if unknown_to(ours, theirs) && unknown_to(theirs, ours) {
-                return Err(OpenError::SplitBrain {
-                    first: first.label.clone(),
-                    first_epoch: ours.epoch,
-                    second: second.label.clone(),
-                    second_epoch: theirs.epoch,
-                });
-            }
-        }
-    }
-    Ok(())
+    /// Its directory.
+    pub backing: Arc<dyn Backing>,
+    /// It has all file data that was born up to this LSN.
+    pub lsn: Lsn,
+    /// For a new member, the one whose place it takes when it is in sync.
+    pub replaces: Option<Uuid>,
 }
 
 /// The superblock that the mirrors of an open pool share, but for their own UUIDs.
 #[derive(Debug)]
 pub(super) struct Membership {
     superblock: Superblock,
+    /// Becomes current with the superblock that is being written.
+    promoting: Option<Uuid>,
 }
 
 impl Membership {
     pub(super) const fn new(superblock: Superblock) -> Membership {
-        Membership { superblock }
+        Membership {
+            superblock,
+            promoting: None,
+        }
     }
 }
 
@@ -370,11 +94,11 @@ impl MirrorSet {
         self.membership.lock().superblock.clone()
     }
 
-    /// Changes the superblock and writes it to all online mirrors, durably. A mirror that fails is
-    /// taken out, which raises the epoch for the others.
+    /// Changes the superblock and writes it to all mirrors, durably. A mirror that fails is taken
+    /// out, which raises the epoch for the others.
     ///
     /// # Errors
-    /// [`MirrorError::AllFailed`] if no mirror took it.
+    /// [`MirrorError::AllFailed`] if no current mirror took it.
     pub fn update_superblock(
         &self,
         change: impl FnOnce(&mut Superblock),
@@ -384,7 +108,7 @@ impl MirrorSet {
         self.write_superblock(&mut membership)
     }
 
-    /// Records who is online now, in a new epoch, durably on those who are.
+    /// Records who is current now, in a new epoch, durably on those who are.
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`] if no mirror took it.
@@ -394,44 +118,85 @@ impl MirrorSet {
         self.write_superblock(&mut membership)
     }
 
-    /// Marks mirrors as failed and makes that durable on the others. The states change under the
-    /// lock, so that whoever saw one of them can wait for [`MirrorSet::await_epoch`].
+    /// Takes out mirrors that failed, and makes that durable on the others. The states change under
+    /// the lock, so that whoever saw one of them can wait for [`MirrorSet::await_epoch`].
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`] if none would be left, who then stay as they are, or if no mirror
     /// took the new epoch.
     pub(super) fn take_out(&self, failed: &[(&Mirror, String)]) -> Result<(), MirrorError> {
-        let mut membership = self.membership.lock();
-        let goes = |mirror: &Mirror| failed.iter().any(|(gone, _)| gone.id == mirror.id);
-        if self.online().all(|(mirror, _)| goes(mirror)) {
-            let (operation, file) = ("write", FileName::Superblock);
-            let cause = failed
-                .first()
-                .map_or_else(String::new, |(_, cause)| cause.clone());
+        let gone: Vec<_> = failed
+            .iter()
+            .map(|(mirror, cause)| (mirror.id, MirrorState::Failed, cause.as_str()))
+            .collect();
+        self.leave(&mut self.membership.lock(), &gone)
+    }
+
+    /// Takes out mirrors whose directory is gone, or full of somebody else's files.
+    ///
+    /// # Errors
+    /// As [`MirrorSet::take_out`].
+    pub(super) fn let_go(
+        &self,
+        gone: &[(MirrorId, MirrorState, &str)],
+    ) -> Result<(), MirrorError> {
+        self.leave(&mut self.membership.lock(), gone)
+    }
+
+    fn leave(
+        &self,
+        membership: &mut Membership,
+        gone: &[(MirrorId, MirrorState, &str)],
+    ) -> Result<(), MirrorError> {
+        let goes = |mirror: &Attached| gone.iter().any(|(id, ..)| *id == mirror.id);
+        let current = self.current();
+        if current.iter().all(goes) {
             return Err(MirrorError::AllFailed {
-                operation,
-                file,
-                cause,
+                operation: "go on with",
+                file: FileName::Superblock,
+                cause: gone.first().map_or("", |(.., cause)| cause).to_owned(),
             });
         }
-        let mut changed = false;
-        for (mirror, cause) in failed {
+        let mut lost_one = false;
+        for (id, state, cause) in gone {
             // Another thread may have come first.
-            if mirror.state() == MirrorState::Online {
-                mirror.set_state(MirrorState::Failed);
-                changed = true;
-                log::error!(
-                    "mirror {} failed ({cause}): the pool goes on DEGRADED without it",
-                    mirror.label()
-                );
-                self.witness.mirror_state(mirror, cause);
+            if let Some(mirror) = self.mirror(*id)
+                && mirror.state().is_written()
+            {
+                lost_one |= mirror.state().is_current();
+                self.detach(&mirror, *state, cause);
             }
         }
-        if changed {
-            self.enter_next_epoch(&mut membership);
-            self.write_superblock(&mut membership)
+        if lost_one {
+            self.enter_next_epoch(membership);
+            self.write_superblock(membership)?;
+        }
+        Ok(())
+    }
+
+    /// Marks a mirror as out, and lets go of its directory.
+    fn detach(&self, mirror: &Mirror, state: MirrorState, cause: &str) {
+        if mirror.state().is_current() {
+            log::error!(
+                "mirror {} is {} ({cause}): the pool goes on DEGRADED without it",
+                mirror.label(),
+                state.name()
+            );
         } else {
-            Ok(())
+            log::error!(
+                "mirror {} is {} ({cause}): bringing it up to date has stopped",
+                mirror.label(),
+                state.name()
+            );
+        }
+        // Whoever still works with it sees the state; the rest of us forget its directory.
+        mirror.set_state(state, cause);
+        let without = Arc::new(mirror.without_directory(state, cause));
+        self.witness.mirror_state(&without, cause);
+        for slot in self.mirrors.write().iter_mut() {
+            if slot.id == mirror.id {
+                *slot = Arc::clone(&without);
+            }
         }
     }
 
@@ -443,20 +208,205 @@ impl MirrorSet {
         }
     }
 
+    /// Takes a mirror out by the operator's wish: it stays out until the operator takes it back.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; then it stays in.
+    pub fn offline(&self, uuid: Uuid, cause: &str) -> Result<(), MembershipError> {
+        let mut membership = self.membership.lock();
+        let mirror = self.removable(uuid)?;
+        if mirror.state().is_written() {
+            self.detach(&mirror, MirrorState::Offline, cause);
+        } else {
+            mirror.set_state(MirrorState::Offline, cause);
+            self.witness.mirror_state(&mirror, cause);
+        }
+        if let Some(member) = membership.superblock.member_mut(uuid) {
+            member.state = MemberState::Offline;
+        }
+        self.enter_next_epoch(&mut membership);
+        Ok(self.write_superblock(&mut membership)?)
+    }
+
+    /// Takes a mirror off the pool's list for good; returns it as it was.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; then it stays a member.
+    pub fn expel(&self, uuid: Uuid, cause: &str) -> Result<Arc<Mirror>, MembershipError> {
+        let mut membership = self.membership.lock();
+        let mirror = self.removable(uuid)?;
+        if mirror.state().is_written() {
+            self.detach(&mirror, MirrorState::Offline, cause);
+        }
+        strike_off(&mut membership.superblock, uuid);
+        self.enter_next_epoch(&mut membership);
+        self.write_superblock(&mut membership)?;
+        self.mirrors.write().retain(|other| other.uuid != uuid);
+        Ok(mirror)
+    }
+
+    /// The mirror with that UUID, if another one holds everything.
+    fn removable(&self, uuid: Uuid) -> Result<Arc<Mirror>, MembershipError> {
+        let all = self.all();
+        let mirror = all.iter().find(|mirror| mirror.uuid == uuid);
+        let mirror = mirror.ok_or(MembershipError::Unknown(uuid))?;
+        if self.current().iter().any(|other| other.uuid != uuid) {
+            Ok(Arc::clone(mirror))
+        } else {
+            let mirror = mirror.name();
+            Err(MembershipError::Last { mirror })
+        }
+    }
+
+    /// Lets a mirror receive what is written from now on, marked as resyncing. `prepare` is called
+    /// in between: when nobody can take the directory for what it was before any more, and nobody
+    /// writes to it yet.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; then it receives nothing.
+    pub fn attach(
+        &self,
+        newcomer: Newcomer,
+        prepare: &dyn Fn(&dyn Backing) -> io::Result<()>,
+    ) -> Result<MirrorId, MembershipError> {
+        let mut membership = self.membership.lock();
+        let before = membership.superblock.clone();
+        let superblock = &mut membership.superblock;
+        let full = superblock.members.len() == MAX_MIRRORS;
+        match superblock.member_mut(newcomer.uuid) {
+            Some(member) => {
+                member.state = MemberState::Resyncing;
+                member.lsn = newcomer.lsn;
+            }
+            None if full => return Err(MembershipError::TooMany),
+            None => superblock.members.push(Member {
+                uuid: newcomer.uuid,
+                state: MemberState::Resyncing,
+                epoch: Epoch(0),
+                lsn: newcomer.lsn,
+                replaces: newcomer.replaces,
+            }),
+        }
+        superblock.sequence += 1;
+        let own = Superblock {
+            mirror: newcomer.uuid,
+            ..superblock.clone()
+        };
+        let backing = newcomer.backing.as_ref();
+        // Both slots: an old one must not come back when the new one is damaged.
+        let marked = write_slot(backing, &own)
+            .and_then(|()| write_slot(backing, &own))
+            .and_then(|()| prepare(backing));
+        if let Err(error) = marked {
+            membership.superblock = before;
+            return Err(MembershipError::Target {
+                mirror: newcomer.label,
+                cause: error.to_string(),
+            });
+        }
+        let id = self.enter(newcomer);
+        self.write_superblock(&mut membership)?;
+        Ok(id)
+    }
+
+    fn enter(&self, newcomer: Newcomer) -> MirrorId {
+        let mut mirrors = self.mirrors.write();
+        let (label, backing) = (newcomer.label, newcomer.backing);
+        let known = mirrors.iter_mut().find(|mirror| mirror.uuid == newcomer.uuid);
+        let mirror = match known {
+            Some(slot) => {
+                *slot = Arc::new(slot.attached_anew(label, backing));
+                Arc::clone(slot)
+            }
+            None => {
+                let id = MirrorId(self.next_id.fetch_add(1, Ordering::Relaxed));
+                let state = (MirrorState::Resyncing, "");
+                let mirror = Mirror::new(id, newcomer.uuid, label, Some(backing), state);
+                mirrors.push(Arc::new(mirror));
+                Arc::clone(&mirrors[mirrors.len() - 1])
+            }
+        };
+        drop(mirrors);
+        log::info!("{} is being brought up to date", mirror.label());
+        self.witness.mirror_state(&mirror, "to be brought up to date");
+        mirror.id
+    }
+
+    /// Records how far a mirror has been brought up to date: it has all file data born up to `lsn`.
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`] if no current mirror took it.
+    pub fn note_progress(&self, uuid: Uuid, lsn: Lsn) -> Result<(), MirrorError> {
+        self.update_superblock(|superblock| {
+            if let Some(member) = superblock.member_mut(uuid)
+                && member.state == MemberState::Resyncing
+            {
+                member.lsn = member.lsn.max(lsn);
+            }
+        })
+    }
+
+    /// Makes a mirror that has everything current, and takes off the list the one whose place it
+    /// takes, which is returned.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; then it is as it was, or out if it failed.
+    pub fn promote(&self, id: MirrorId) -> Result<Option<Arc<Mirror>>, MembershipError> {
+        let mut membership = self.membership.lock();
+        let mirror = self.written_one(id);
+        let Some(mirror) = mirror.filter(|mirror| mirror.state() == MirrorState::Resyncing) else {
+            let mirror = self.mirror(id);
+            return Err(MembershipError::NotResyncing {
+                state: mirror.as_ref().map_or("removed", |mirror| mirror.state().name()),
+                mirror: mirror.map_or_else(String::new, |mirror| mirror.name()),
+            });
+        };
+        let superblock = &mut membership.superblock;
+        let member = superblock.member_mut(mirror.uuid);
+        let replaced = member.and_then(|member| member.replaces.take());
+        let old = replaced.and_then(|uuid| {
+            let all = self.all();
+            all.into_iter().find(|other| other.uuid == uuid)
+        });
+        if let Some(uuid) = replaced {
+            strike_off(superblock, uuid);
+        }
+        membership.promoting = Some(mirror.uuid);
+        self.enter_next_epoch(&mut membership);
+        let written = self.write_superblock(&mut membership);
+        membership.promoting = None;
+        written?;
+        if !mirror.change_state(MirrorState::Resyncing, MirrorState::Online, "") {
+            return Err(MembershipError::NotResyncing {
+                mirror: mirror.name(),
+                state: mirror.state().name(),
+            });
+        }
+        mirror.health.reset();
+        log::info!("{} is up to date and online", mirror.label());
+        self.witness.mirror_state(&mirror, "up to date");
+        if let Some(old) = &old {
+            let cause = format!("{} took its place", mirror.name());
+            if old.state().is_written() {
+                self.detach(old, MirrorState::Offline, &cause);
+            }
+            self.mirrors.write().retain(|other| other.id != old.id);
+        }
+        Ok(old)
+    }
+
     fn enter_next_epoch(&self, membership: &mut Membership) {
+        let current: Vec<Uuid> = self.current().iter().map(|mirror| mirror.uuid).collect();
+        let promoting = membership.promoting;
         let superblock = &mut membership.superblock;
         superblock.epoch = Epoch(superblock.epoch.0 + 1);
         for member in &mut superblock.members {
-            let online = self
-                .all()
-                .iter()
-                .any(|mirror| mirror.uuid == member.uuid && mirror.state() == MirrorState::Online);
-            if online {
+            if current.contains(&member.uuid) || promoting == Some(member.uuid) {
                 member.state = MemberState::Online;
                 member.epoch = superblock.epoch;
-                member.lsn = superblock.checkpoint.lsn;
+                member.lsn = Lsn(self.covered.load(Ordering::Acquire));
             } else if member.state == MemberState::Online {
-                member.state = MemberState::Offline;
+                member.state = MemberState::Stale;
             }
         }
     }
@@ -464,40 +414,57 @@ impl MirrorSet {
     fn write_superblock(&self, membership: &mut Membership) -> Result<(), MirrorError> {
         let mut cause = "no mirror is online".to_owned();
         loop {
-            membership.superblock.sequence += 1;
-            let (mut failed, mut written) = (false, 0);
-            for (mirror, backing) in self.online() {
+            let covered = Lsn(self.covered.load(Ordering::Acquire));
+            let superblock = &mut membership.superblock;
+            superblock.sequence += 1;
+            superblock.written = self.witness.time();
+            for member in &mut superblock.members {
+                if member.state == MemberState::Online {
+                    member.lsn = member.lsn.max(covered);
+                }
+            }
+            let (mut failed, mut written) = (Vec::new(), 0);
+            for mirror in self.written() {
                 let superblock = Superblock {
                     mirror: mirror.uuid,
                     ..membership.superblock.clone()
                 };
-                match write_slot(backing, &superblock) {
-                    Ok(()) => written += 1,
+                match write_slot(mirror.backing(), &superblock) {
+                    Ok(()) => written += usize::from(mirror.state().is_current()),
                     Err(error) => {
                         Counters::count(&mirror.counters.write_errors);
                         cause = format!("{}: {error}", mirror.label());
-                        mirror.set_state(MirrorState::Failed);
-                        log::error!(
-                            "mirror {} failed: cannot write its superblock: {error}",
-                            mirror.label()
-                        );
-                        self.witness.mirror_state(mirror, &cause);
-                        failed = true;
+                        failed.push((mirror, format!("cannot write its superblock: {error}")));
                     }
                 }
             }
             if written == 0 {
-                let (operation, file) = ("write", FileName::Superblock);
                 return Err(MirrorError::AllFailed {
-                    operation,
-                    file,
+                    operation: "write",
+                    file: FileName::Superblock,
                     cause,
                 });
             }
-            if !failed {
+            if failed.is_empty() {
                 return Ok(());
             }
+            for (mirror, cause) in failed {
+                if membership.promoting == Some(mirror.uuid) {
+                    membership.promoting = None;
+                }
+                self.detach(&mirror, MirrorState::Failed, &cause);
+            }
             self.enter_next_epoch(membership);
+        }
+    }
+}
+
+/// Takes a member off the list, also where it was to be replaced.
+fn strike_off(superblock: &mut Superblock, uuid: Uuid) {
+    superblock.members.retain(|member| member.uuid != uuid);
+    for member in &mut superblock.members {
+        if member.replaces == Some(uuid) {
+            member.replaces = None;
         }
     }
 }

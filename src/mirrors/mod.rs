@@ -7,21 +7,32 @@
 //! - `read`: verified reads that fall back from mirror to mirror.
 //! - `write`: fan-out writes and syncs; what happens when one mirror fails.
 //! - `repair`: rewriting a bad copy and reading it back from the medium.
-//! - `membership`: superblocks, epochs, and who may speak at mount.
+//! - `choose`: who may speak at mount, from the superblocks alone.
+//! - `membership`: who belongs to the pool while it is open; epochs and superblocks.
+//! - `health`: suspicion, the error budget, and which mirror a read goes to.
+//! - `room`: mirrors that have no space left while others do, and directories that are gone.
+//! - `target`: bringing one mirror up to date.
 //!
 //! Invariant: bytes from a mirror reach a caller only after `verify` accepted them, and a mirror
 //! whose write or sync failed is out, durably on all others, before that write is acknowledged.
 
+pub mod choose;
 pub mod decide;
+mod health;
 pub mod membership;
 mod read;
 mod repair;
+mod room;
 mod set;
+mod target;
 mod write;
 
 pub use decide::{Damage, Outcome, Verdict};
-pub use membership::{Candidate, Choice, OpenError, Standing, choose, read_superblock};
+pub use choose::{Candidate, Choice, History, OpenError, Standing, choose, read_superblock};
+pub use health::READ_ERROR_BUDGET;
+pub use membership::{MembershipError, Newcomer};
 pub use read::{BadBlock, Mend, Place};
 pub use repair::{Incident, Resolution};
-pub use set::{Counters, Mirror, MirrorId, MirrorSet, MirrorState, Witness};
+pub use set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState, Witness};
+pub use target::{Copied, Target};
 pub use write::MirrorError;

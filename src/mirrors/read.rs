@@ -1,12 +1,13 @@
 //! Verified reads: the one way in which bytes come off a mirror.
 
 use std::io;
+use std::time::Instant;
 
 use super::decide::{Damage, Outcome, Verdict, decide};
 use super::repair::RepairJob;
-use super::set::{Counters, Mirror, MirrorSet};
+use super::set::{Attached, MirrorSet};
 use super::write::MirrorError;
-use crate::backing::{Backing, FileName};
+use crate::backing::FileName;
 use crate::format::BLOCK;
 
 /// Bytes compared at a time.
@@ -48,30 +49,6 @@ pub struct BadBlock {
     pub block: usize,
 }
 
-/// How many bytes of `buf` the mirror supplied, or why none.
-pub(super) fn read_copy(
-    mirror: &Mirror,
-    backing: &dyn Backing,
-    place: Place,
-    buf: &mut [u8],
-) -> Result<usize, Damage> {
-    backing
-        .read_at(place.file, place.offset, buf)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Damage::Missing,
-            _ => {
-                Counters::count(&mirror.counters.read_errors);
-                log::warn!(
-                    "{}: cannot read {} at {}: {error}",
-                    mirror.label(),
-                    place.file,
-                    place.offset
-                );
-                Damage::Unreadable
-            }
-        })
-}
-
 /// The outcome for bytes `start..end` of a read that supplied `got` bytes.
 fn judge(got: Result<usize, Damage>, end: usize, verify: impl FnOnce() -> bool) -> Outcome {
     match got {
@@ -83,6 +60,30 @@ fn judge(got: Result<usize, Damage>, end: usize, verify: impl FnOnce() -> bool) 
 }
 
 impl MirrorSet {
+    /// How many bytes of `buf` the mirror supplied, or why none.
+    pub(super) fn read_copy(
+        &self,
+        mirror: &Attached,
+        place: Place,
+        buf: &mut [u8],
+    ) -> Result<usize, Damage> {
+        let begun = Instant::now();
+        let result = mirror.backing().read_at(place.file, place.offset, buf);
+        let error = match result {
+            Ok(got) => {
+                let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                mirror.health.timed(took, got);
+                return Ok(got);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Damage::Missing),
+            Err(error) => error,
+        };
+        let cause = format!("cannot read {} at {}: {error}", place.file, place.offset);
+        log::warn!("{}: {cause}", mirror.label());
+        self.note_read_error(mirror, &cause);
+        Err(Damage::Unreadable)
+    }
+
     /// Fills `out` with the blocks that begin at `place`; the last may be shorter than a block.
     /// `verify(block, bytes)` tells whether bytes are what the parent's checksum of that block
     /// says. Bad copies are answered from another mirror and repaired, when `mend` says.
@@ -110,13 +111,13 @@ impl MirrorSet {
         jobs: &mut Vec<RepairJob>,
     ) -> Result<(), Vec<BadBlock>> {
         let order = self.read_order(place.file, place.offset);
-        let Some(((first, backing), others)) = order.split_first() else {
+        let Some((first, others)) = order.split_first() else {
             out.fill(0);
             return Err((0..out.len().div_ceil(BLOCK))
                 .map(|block| BadBlock { block })
                 .collect());
         };
-        let got = read_copy(first, *backing, place, out);
+        let got = self.read_copy(first, place, out);
         let mut bad = Vec::new();
         for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
             let outcome = judge(got, block * BLOCK + bytes.len(), || verify(block, bytes));
@@ -124,7 +125,7 @@ impl MirrorSet {
                 continue;
             };
             let verify = |bytes: &[u8]| verify(block, bytes);
-            let asked = (*first, damage);
+            let asked = (first, damage);
             if !self.read_elsewhere(place.block(block), bytes, &verify, asked, others, jobs) {
                 bytes.fill(0);
                 bad.push(BadBlock { block });
@@ -139,8 +140,8 @@ impl MirrorSet {
         place: Place,
         bytes: &mut [u8],
         verify: &dyn Fn(&[u8]) -> bool,
-        (first, damage): (&Mirror, Damage),
-        others: &[(&Mirror, &dyn Backing)],
+        (first, damage): (&Attached, Damage),
+        others: &[Attached],
         jobs: &mut Vec<RepairJob>,
     ) -> bool {
         let mut outcomes = vec![Outcome::Damaged(damage)];
@@ -149,14 +150,13 @@ impl MirrorSet {
             if index == 0 {
                 first
             } else {
-                others[index - 1].0
+                &others[index - 1]
             }
         };
         loop {
             match decide(&outcomes) {
                 Verdict::Ask(index) => {
-                    let (mirror, backing) = others[index - 1];
-                    let got = read_copy(mirror, backing, place, bytes);
+                    let got = self.read_copy(&others[index - 1], place, bytes);
                     outcomes[index] = judge(got, bytes.len(), || verify(bytes));
                 }
                 Verdict::Serve { heal, .. } => {
@@ -199,10 +199,12 @@ impl MirrorSet {
         verify: &dyn Fn(usize, &[u8]) -> bool,
     ) -> Result<bool, MirrorError> {
         let copies: Vec<_> = self
-            .online()
-            .map(|(mirror, backing)| {
+            .current()
+            .into_iter()
+            .map(|mirror| {
                 let mut copy = vec![0; out.len()];
-                let got = backing
+                let got = mirror
+                    .backing()
                     .read_at(place.file, place.offset, &mut copy)
                     .unwrap_or(0);
                 copy.truncate(got);
@@ -218,11 +220,11 @@ impl MirrorSet {
                 None => complete = false,
             }
             let without = copies.iter().filter(|(_, copy)| !good(copy));
-            lacking.extend(without.map(|(mirror, _)| (*mirror, block, bytes.to_vec())));
+            lacking.extend(without.map(|(mirror, _)| (mirror.id, block, bytes.to_vec())));
         }
         if complete {
             for (mirror, block, bytes) in lacking {
-                self.give(mirror.id, place.block(block), &bytes)?;
+                self.give(mirror, place.block(block), &bytes)?;
             }
         }
         Ok(complete)
@@ -230,8 +232,8 @@ impl MirrorSet {
 
     /// Has every mirror read the file from its medium next.
     pub fn forget_cached(&self, file: FileName) {
-        for (mirror, backing) in self.online() {
-            match backing.forget_cached(file) {
+        for mirror in self.current() {
+            match mirror.backing().forget_cached(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     log::warn!(
                         "{}: cannot sync {file} to check it: {error}",
@@ -253,9 +255,10 @@ impl MirrorSet {
         let step = |at: u64| (offset + len - at).min(LEVEL_STEP);
         let (mut at, mut differed) = (offset, false);
         while at < offset + len {
-            let mut copies = self.online().map(|(_, backing)| {
+            let current = self.current();
+            let mut copies = current.iter().map(|mirror| {
                 let mut copy = vec![0; step(at) as usize];
-                let got = backing.read_at(file, at, &mut copy).unwrap_or(0);
+                let got = mirror.backing().read_at(file, at, &mut copy).unwrap_or(0);
                 copy[got..].fill(0);
                 copy
             });
@@ -280,10 +283,11 @@ impl MirrorSet {
         mend: Mend,
     ) -> Option<usize> {
         let copies: Vec<_> = self
-            .online()
-            .map(|(mirror, backing)| {
+            .current()
+            .iter()
+            .map(|mirror| {
                 let mut copy = vec![0; max];
-                let got = read_copy(mirror, backing, place, &mut copy);
+                let got = self.read_copy(mirror, place, &mut copy);
                 copy.truncate(got.unwrap_or(0));
                 (mirror.id, copy, got.err())
             })
@@ -325,11 +329,11 @@ impl MirrorSet {
         verify: &dyn Fn(usize, &[u8]) -> bool,
         mend: Mend,
     ) -> Result<usize, Vec<BadBlock>> {
-        let online: Vec<_> = self.online().collect();
-        let mut copies: Vec<(Vec<u8>, Result<usize, Damage>)> = Vec::with_capacity(online.len());
-        for (mirror, backing) in &online {
+        let current = self.current();
+        let mut copies: Vec<(Vec<u8>, Result<usize, Damage>)> = Vec::with_capacity(current.len());
+        for mirror in &current {
             let mut copy = vec![0; out.len()];
-            let got = read_copy(mirror, *backing, place, &mut copy);
+            let got = self.read_copy(mirror, place, &mut copy);
             copies.push((copy, got));
         }
         let (mut jobs, mut bad) = (Vec::new(), Vec::new());
@@ -348,7 +352,7 @@ impl MirrorSet {
                 }
             }
             for (index, outcome) in outcomes.iter().enumerate() {
-                let (Outcome::Damaged(damage), mirror) = (outcome, online[index].0.id) else {
+                let (Outcome::Damaged(damage), mirror) = (outcome, current[index].id) else {
                     continue;
                 };
                 let place = place.block(block);

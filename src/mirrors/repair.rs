@@ -8,12 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
 use super::decide::Damage;
-use super::read::{Place, read_copy};
-use super::set::{Counters, Mirror, MirrorId, MirrorSet};
+use super::read::Place;
+use super::set::{Attached, Counters, MirrorId, MirrorSet};
 use crate::backing::{Backing, FileName};
 
 /// Repairs that are kept waiting, each with its block.
@@ -132,9 +133,16 @@ impl MirrorSet {
         }
     }
 
+    fn count(&self, mirror: MirrorId, counter: impl Fn(&Counters) -> &AtomicU64) {
+        // One that was removed meanwhile needs no counting.
+        if let Some(mirror) = self.mirror(mirror) {
+            Counters::count(counter(&mirror.counters));
+        }
+    }
+
     fn count_damage(&self, job: &RepairJob) {
         if job.damage != Damage::Unreadable {
-            Counters::count(&self.mirror(job.mirror).counters.checksum_errors);
+            self.count(job.mirror, |counters| &counters.checksum_errors);
         }
     }
 
@@ -148,31 +156,31 @@ impl MirrorSet {
                 .push(job);
         }
         for ((id, file), jobs) in batches {
-            let mirror = self.mirror(id);
-            let Some(backing) = mirror.online() else {
+            let Some(mirror) = self.written_one(id) else {
                 let reason = "the mirror is not online".to_owned();
-                self.report(mirror, &jobs, &Resolution::Failed(reason));
+                self.report(id, &jobs, &Resolution::Failed(reason));
                 continue;
             };
+            let backing = mirror.backing();
             // Read back from the medium and not from the page cache, with one sync for all.
             let rewritten =
                 rewrite(backing, file, &jobs).and_then(|()| backing.forget_cached(file));
             if let Err(error) = rewritten {
-                self.report(mirror, &jobs, &Resolution::Failed(error.to_string()));
+                self.report(id, &jobs, &Resolution::Failed(error.to_string()));
                 continue;
             }
             for job in &jobs {
-                let resolution = read_back(mirror, backing, job);
-                self.report(mirror, std::slice::from_ref(job), &resolution);
+                let resolution = self.read_back(&mirror, job);
+                self.report(id, std::slice::from_ref(job), &resolution);
             }
         }
     }
 
-    fn report(&self, mirror: &Mirror, jobs: &[RepairJob], resolution: &Resolution) {
+    fn report(&self, mirror: MirrorId, jobs: &[RepairJob], resolution: &Resolution) {
         for job in jobs {
-            Counters::count(match resolution {
-                Resolution::Repaired => &mirror.counters.repaired,
-                Resolution::Failed(_) | Resolution::Lost => &mirror.counters.unrepaired,
+            self.count(mirror, |counters| match resolution {
+                Resolution::Repaired => &counters.repaired,
+                Resolution::Failed(_) | Resolution::Lost => &counters.unrepaired,
             });
             self.witness.incident(Incident {
                 mirror: job.mirror,
@@ -185,11 +193,10 @@ impl MirrorSet {
     }
 
     pub(super) fn report_lost(&self, mirror: MirrorId, place: Place, len: usize, damage: Damage) {
-        let counters = &self.mirror(mirror).counters;
         if damage != Damage::Unreadable {
-            Counters::count(&counters.checksum_errors);
+            self.count(mirror, |counters| &counters.checksum_errors);
         }
-        Counters::count(&counters.unrepaired);
+        self.count(mirror, |counters| &counters.unrepaired);
         let resolution = Resolution::Lost;
         self.witness.incident(Incident {
             mirror,
@@ -198,6 +205,15 @@ impl MirrorSet {
             damage,
             resolution,
         });
+    }
+
+    fn read_back(&self, mirror: &Attached, job: &RepairJob) -> Resolution {
+        let mut back = vec![0; job.data.len()];
+        match self.read_copy(mirror, job.place, &mut back) {
+            Ok(got) if got == back.len() && back == job.data => Resolution::Repaired,
+            Ok(_) => Resolution::Failed("the medium does not hold what was written".to_owned()),
+            Err(damage) => Resolution::Failed(format!("reading back: {}", damage.name())),
+        }
     }
 }
 
@@ -213,14 +229,5 @@ fn rewrite(backing: &dyn Backing, file: FileName, jobs: &[RepairJob]) -> io::Res
         backing.sync_name(file)
     } else {
         Ok(())
-    }
-}
-
-fn read_back(mirror: &Mirror, backing: &dyn Backing, job: &RepairJob) -> Resolution {
-    let mut back = vec![0; job.data.len()];
-    match read_copy(mirror, backing, job.place, &mut back) {
-        Ok(got) if got == back.len() && back == job.data => Resolution::Repaired,
-        Ok(_) => Resolution::Failed("the medium does not hold what was written".to_owned()),
-        Err(damage) => Resolution::Failed(format!("reading back: {}", damage.name())),
     }
 }

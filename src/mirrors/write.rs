@@ -13,8 +13,8 @@ use std::thread;
 use thiserror::Error;
 
 use super::read::Place;
-use super::set::{Counters, Mirror, MirrorId, MirrorSet};
-use crate::backing::{Backing, FileName};
+use super::set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState};
+use crate::backing::FileName;
 
 /// Why a request could not be carried out on the mirrors.
 #[derive(Debug, Clone, Error)]
@@ -35,6 +35,14 @@ pub enum MirrorError {
         /// The last mirror's error.
         cause: String,
     },
+    /// The mirror that was being brought up to date failed, and is out again.
+    #[error("{mirror} cannot be brought up to date: {cause}")]
+    Target {
+        /// Path of the mirror.
+        mirror: String,
+        /// Its error.
+        cause: String,
+    },
 }
 
 fn is_no_space(error: &io::Error) -> bool {
@@ -49,13 +57,20 @@ impl MirrorSet {
     /// What it held is damage, which the witness has looked for: the other mirrors supply it.
     fn revive(
         &self,
-        mirror: &Mirror,
-        backing: &dyn Backing,
+        mirror: &Attached,
         file: FileName,
         work: impl Fn() -> io::Result<()>,
     ) -> io::Result<()> {
+        let backing = mirror.backing();
         match work() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // One that is being brought up to date has not been given every file yet.
+            Err(_) if mirror.state() == MirrorState::Resyncing => {
+                backing.create(file)?;
+                work()?;
+                backing.sync_name(file)
+            }
+            Err(_) => {
                 log::error!("{}: {file} is gone; making it anew", mirror.label());
                 backing.create(file)?;
                 work()?;
@@ -63,7 +78,7 @@ impl MirrorSet {
                 self.witness.file_gone(mirror, file);
                 Ok(())
             }
-            other => other,
+            Ok(()) => Ok(()),
         }
     }
 
@@ -73,9 +88,9 @@ impl MirrorSet {
     /// [`MirrorError::NoSpace`] if a mirror is full; some may then hold the bytes.
     /// [`MirrorError::AllFailed`] if no mirror took them.
     pub fn write(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> Result<(), MirrorError> {
-        self.on_all("write", file, |mirror, backing| {
-            self.revive(mirror, backing, file, || {
-                backing.write_at(file, offset, buffers)
+        self.on_all("write", file, |mirror| {
+            self.revive(mirror, file, || {
+                mirror.backing().write_at(file, offset, buffers)
             })
         })
     }
@@ -85,7 +100,7 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn create(&self, file: FileName) -> Result<(), MirrorError> {
-        self.on_all("create", file, |_, backing| backing.create(file))
+        self.on_all("create", file, |mirror| mirror.backing().create(file))
     }
 
     /// Sets the length of the file on every online mirror.
@@ -93,8 +108,8 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn set_len(&self, file: FileName, len: u64) -> Result<(), MirrorError> {
-        self.on_all("set the length of", file, |mirror, backing| {
-            self.revive(mirror, backing, file, || backing.set_len(file, len))
+        self.on_all("set the length of", file, |mirror| {
+            self.revive(mirror, file, || mirror.backing().set_len(file, len))
         })
     }
 
@@ -103,8 +118,10 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn reserve(&self, file: FileName, offset: u64, len: u64) -> Result<(), MirrorError> {
-        self.on_all("reserve space in", file, |mirror, backing| {
-            self.revive(mirror, backing, file, || backing.reserve(file, offset, len))
+        self.on_all("reserve space in", file, |mirror| {
+            self.revive(mirror, file, || {
+                mirror.backing().reserve(file, offset, len)
+            })
         })
     }
 
@@ -117,36 +134,30 @@ impl MirrorSet {
         let Some(first) = files.first().or(fresh.first()) else {
             return Ok(());
         };
-        let work = |mirror: &Mirror, backing: &dyn Backing| {
+        let work = |mirror: &Attached| {
+            let backing = mirror.backing();
             files
                 .iter()
-                .try_for_each(|file| self.revive(mirror, backing, *file, || backing.sync(*file)))?;
+                .try_for_each(|file| self.revive(mirror, *file, || backing.sync(*file)))?;
             fresh.iter().try_for_each(|file| backing.sync_name(*file))
         };
-        let online: Vec<_> = self.online().collect();
-        let results: Vec<(&Mirror, io::Result<()>)> = if self.parallel && online.len() > 1 {
-            thread::scope(|scope| {
-                let (own, others) = online.split_at(1);
+        let written = self.written();
+        let results: Vec<io::Result<()>> = match written.split_first() {
+            Some((own, others)) if self.parallel && !others.is_empty() => thread::scope(|scope| {
                 let others: Vec<_> = others
                     .iter()
-                    .map(|(mirror, backing)| (*mirror, scope.spawn(move || work(mirror, *backing))))
+                    .map(|mirror| scope.spawn(move || work(mirror)))
                     .collect();
-                let mut results: Vec<_> = own
-                    .iter()
-                    .map(|(mirror, backing)| (*mirror, work(mirror, *backing)))
-                    .collect();
-                results.extend(others.into_iter().map(|(mirror, thread)| {
+                let mut results = vec![work(own)];
+                results.extend(others.into_iter().map(|thread| {
                     let panicked = || Err(io::Error::other("the sync thread panicked"));
-                    (mirror, thread.join().unwrap_or_else(|_| panicked()))
+                    thread.join().unwrap_or_else(|_| panicked())
                 }));
                 results
-            })
-        } else {
-            online
-                .iter()
-                .map(|(mirror, backing)| (*mirror, work(mirror, *backing)))
-                .collect()
+            }),
+            _ => written.iter().map(work).collect(),
         };
+        let results = written.into_iter().zip(results).collect();
         let outcome = self.settle("sync", *first, results, false);
         self.await_epoch();
         outcome
@@ -157,26 +168,24 @@ impl MirrorSet {
     /// # Errors
     /// As [`MirrorSet::write`].
     pub fn give(&self, id: MirrorId, place: Place, bytes: &[u8]) -> Result<(), MirrorError> {
-        let mirror = self.mirror(id);
-        let Some(backing) = mirror.online() else {
+        let Some(mirror) = self.written_one(id) else {
             return Ok(());
         };
         let file = place.file;
-        let result = self.revive(mirror, backing, file, || {
-            backing.write_at(file, place.offset, &[bytes])
+        let result = self.revive(&mirror, file, || {
+            mirror.backing().write_at(file, place.offset, &[bytes])
         });
-        if let Err(error) = result {
-            Counters::count(&mirror.counters.write_errors);
-            self.take_out(&[(mirror, format!("cannot write {file}: {error}"))])?;
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => self.fail_one(&mirror, &format!("cannot write {file}: {error}")),
         }
-        Ok(())
     }
 
     /// Gives a range back to the filesystem on every online mirror. A failure is only logged: the
     /// space is then given back later, when the segment goes.
     pub fn punch(&self, file: FileName, offset: u64, len: u64) {
-        for (mirror, backing) in self.online() {
-            if let Err(error) = backing.punch(file, offset, len)
+        for mirror in self.written() {
+            if let Err(error) = mirror.backing().punch(file, offset, len)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 log::warn!("{}: cannot return space of {file}: {error}", mirror.label());
@@ -187,8 +196,8 @@ impl MirrorSet {
     /// Removes a file on every online mirror. A failure is only logged: what is left is removed at
     /// the next mount.
     pub fn remove(&self, file: FileName) {
-        for (mirror, backing) in self.online() {
-            if let Err(error) = backing.remove(file) {
+        for mirror in self.written() {
+            if let Err(error) = mirror.backing().remove(file) {
                 log::warn!("{}: cannot remove {file}: {error}", mirror.label());
             }
         }
@@ -198,11 +207,15 @@ impl MirrorSet {
         &self,
         operation: &'static str,
         file: FileName,
-        work: impl Fn(&Mirror, &dyn Backing) -> io::Result<()>,
+        work: impl Fn(&Attached) -> io::Result<()>,
     ) -> Result<(), MirrorError> {
         let results = self
-            .online()
-            .map(|(mirror, backing)| (mirror, work(mirror, backing)))
+            .written()
+            .into_iter()
+            .map(|mirror| {
+                let result = work(&mirror);
+                (mirror, result)
+            })
             .collect();
         // The journal is preallocated, but a filesystem that copies on write may still be full.
         let again = file != FileName::Journal;
@@ -214,35 +227,56 @@ impl MirrorSet {
         &self,
         operation: &'static str,
         file: FileName,
-        results: Vec<(&Mirror, io::Result<()>)>,
+        results: Vec<(Attached, io::Result<()>)>,
         again: bool,
     ) -> Result<(), MirrorError> {
-        let good = results.iter().filter(|(_, result)| result.is_ok()).count();
-        let mut failed = Vec::new();
-        let mut full = None;
+        let mut good = 0;
+        let (mut failed, mut full) = (Vec::new(), Vec::new());
         let mut cause = "no mirror is online".to_owned();
         for (mirror, result) in results {
-            let Err(error) = result else { continue };
-            if again && is_no_space(&error) {
-                full = Some(MirrorError::NoSpace {
-                    mirror: mirror.label().to_owned(),
-                });
-            } else {
-                Counters::count(&mirror.counters.write_errors);
-                cause = format!("{}: {error}", mirror.label());
-                failed.push((mirror, format!("cannot {operation} {file}: {error}")));
+            let current = mirror.state().is_current();
+            match result {
+                Ok(()) => good += usize::from(current),
+                Err(error) if again && current && is_no_space(&error) => full.push(mirror),
+                Err(error) => {
+                    Counters::count(&mirror.counters.write_errors);
+                    if current {
+                        cause = format!("{}: {error}", mirror.label());
+                    }
+                    failed.push((mirror, format!("cannot {operation} {file}: {error}")));
+                }
             }
         }
         // With a full mirror beside a failed one the failed one still goes: it missed the write.
-        if !failed.is_empty() && good + usize::from(full.is_some()) > 0 {
-            self.take_out(&failed)?;
-        } else if good == 0 && full.is_none() {
+        if good + full.len() == 0 {
             return Err(MirrorError::AllFailed {
                 operation,
                 file,
                 cause,
             });
         }
-        full.map_or(Ok(()), Err)
+        if !failed.is_empty() {
+            let failed: Vec<_> = failed
+                .iter()
+                .map(|(mirror, cause)| (&**mirror, cause.clone()))
+                .collect();
+            self.take_out(&failed)?;
+        }
+        match full.first() {
+            Some(fullest) if good == 0 || !self.let_go_squeezed(&full)? => {
+                let mirror = fullest.label().to_owned();
+                Err(MirrorError::NoSpace { mirror })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes out one mirror whose copy of something could not be written.
+    ///
+    /// # Errors
+    /// [`MirrorError::AllFailed`] if it is the last one.
+    pub fn fail_one(&self, mirror: &Mirror, cause: &str) -> Result<(), MirrorError> {
+        Counters::count(&mirror.counters.write_errors);
+        self.take_out(&[(mirror, cause.to_owned())])
     }
 }

@@ -77,6 +77,13 @@ impl Checkpointing {
         }
     }
 
+    /// Keeps checkpoints from beginning, until what is returned is dropped; none if one has begun
+    /// and waits for space.
+    pub(super) fn between(&self) -> Option<impl Drop + use<'_>> {
+        let state = self.state.lock();
+        state.running.is_none().then_some(state)
+    }
+
     /// Wakes whoever waits for a checkpoint.
     pub(super) fn wake(&self) {
         let _signal = self.signal.lock();
@@ -293,7 +300,7 @@ impl Pool {
         match running.step {
             Step::Frozen => {
                 // The rows about to be committed point to data that only the journal may hold.
-                self.segments.sync()?;
+                self.segments.sync(&|| self.lsn())?;
                 let extra = std::mem::take(&mut running.extra);
                 let begin = self.index.prepare(running.generation, extra)?;
                 self.journal.append(&Record::CheckpointBegin(begin));

@@ -12,6 +12,7 @@ use super::incidents::Incidents;
 use super::locks::InodeLocks;
 use super::open::{CommitMode, OpenOptions};
 use super::recover::RecoveryReport;
+use super::status::ResyncStatus;
 use crate::format::{Algorithm, Ino, Lsn, Record, SegmentNo, Timestamp, TxnBody, Uuid};
 use crate::index::{Freed, Index, Txn};
 use crate::journal::Journal;
@@ -103,6 +104,7 @@ pub struct Pool {
     pub(super) last_commit: AtomicU64,
     /// Bytes that may be written before free space is looked at again.
     pub(super) headroom: AtomicI64,
+    pub(super) resync: Mutex<Option<ResyncStatus>>,
     group: GroupCommit,
     /// Whether this mount has announced on disk that it writes.
     active: AtomicBool,
@@ -157,6 +159,7 @@ impl Pool {
             next_ino: AtomicU64::new(parts.next_ino.0),
             last_commit: AtomicU64::new(last),
             headroom: AtomicI64::new(0),
+            resync: Mutex::new(None),
             group: GroupCommit::default(),
             active: AtomicBool::new(parts.active),
             activating: Mutex::new(()),
@@ -336,7 +339,7 @@ impl Pool {
                     self.journal.append(&Record::DataImage(image));
                 }
             }
-            Images::Journal(_) | Images::Segments => self.guard(self.segments.sync())?,
+            Images::Journal(_) | Images::Segments => self.guard(self.segments.sync(&|| self.lsn()))?,
         }
         self.guard(self.journal.sync())?;
         self.journal.set_synced(upto);

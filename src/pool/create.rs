@@ -69,6 +69,7 @@ pub fn create(
             state: MemberState::Online,
             epoch: Epoch(1),
             lsn: Lsn(0),
+            replaces: None,
         })
         .collect();
     let superblock = Superblock {
@@ -93,6 +94,7 @@ pub fn create(
         hash_key: options.random[1],
         created: options.created,
         label: options.label.clone(),
+        written: options.created,
     };
     let on_each = |work: &dyn Fn(usize, &dyn Backing) -> io::Result<()>| {
         mirrors.iter().enumerate().try_for_each(|(number, mirror)| {
@@ -116,16 +118,22 @@ pub fn create(
     Ok(superblock)
 }
 
-fn lay_out(mirror: &dyn Backing, journal_size: u64) -> io::Result<()> {
-    for file in [
-        FileName::Readme,
-        FileName::Journal,
-        FileName::Index,
-        FileName::Sums,
-    ] {
-        mirror.create(file)?;
-    }
+const LAYOUT: [FileName; 4] = [
+    FileName::Readme,
+    FileName::Journal,
+    FileName::Index,
+    FileName::Sums,
+];
+
+/// Makes the files of a mirror that are not there, and the text for people.
+pub(super) fn lay_out_empty(mirror: &dyn Backing) -> io::Result<()> {
+    LAYOUT.into_iter().try_for_each(|file| mirror.create(file))?;
     mirror.write_at(FileName::Readme, 0, &[README.as_bytes()])?;
+    LAYOUT.into_iter().try_for_each(|file| mirror.sync_name(file))
+}
+
+fn lay_out(mirror: &dyn Backing, journal_size: u64) -> io::Result<()> {
+    lay_out_empty(mirror)?;
     // Written and not only reserved, so that a sync of the journal has no metadata to commit below.
     let zeros = vec![0; ZEROS];
     let mut at = 0;
@@ -134,14 +142,5 @@ fn lay_out(mirror: &dyn Backing, journal_size: u64) -> io::Result<()> {
         mirror.write_at(FileName::Journal, at, &[&zeros[..len as usize]])?;
         at += len;
     }
-    for file in [
-        FileName::Readme,
-        FileName::Journal,
-        FileName::Index,
-        FileName::Sums,
-    ] {
-        mirror.sync(file)?;
-        mirror.sync_name(file)?;
-    }
-    Ok(())
+    LAYOUT.into_iter().try_for_each(|file| mirror.sync(file))
 }

@@ -7,6 +7,7 @@ use super::error::{PoolError, Result};
 use super::locks::{ExclusiveGuard, SharedGuard};
 use crate::format::{BLOCK, BLOCK_U64, ExtentRow, Ino, InodeRow, Key};
 use crate::index::Txn;
+use crate::mirrors::Attached;
 
 /// Free space that data must leave: for the index, and so that a full pool can still be worked on.
 const SPACE_KEPT: u64 = 32 << 20;
@@ -84,7 +85,7 @@ impl Pool {
     pub fn store(&self, ino: Ino, offset: u64, payload: &[u8]) -> Result<ExtentRow> {
         debug_assert!(offset.is_multiple_of(BLOCK_U64));
         self.check_space(payload.len() as u64)?;
-        self.guard(self.segments.append(ino, offset, self.lsn(), payload))
+        self.guard(self.segments.append(ino, offset, &|| self.lsn(), payload))
     }
 
     /// Gives up what [`Pool::store`] wrote and no row will point to.
@@ -106,29 +107,33 @@ impl Pool {
         if !low && self.headroom.fetch_sub(cost, Ordering::Relaxed) > cost {
             return Ok(());
         }
-        let (fullest, space) = self
-            .mirrors
-            .online()
-            .filter_map(|(mirror, backing)| Some((mirror, backing.space().ok()?)))
-            .min_by_key(|(_, space)| space.available)
-            .ok_or_else(|| PoolError::Failed {
-                reason: "no mirror is online".to_owned(),
-            })?;
-        let kept = self
-            .options
-            .space_kept
-            .unwrap_or(SPACE_KEPT)
-            .min(space.total / 16);
-        if low || space.available < kept + bytes {
-            self.headroom.store(0, Ordering::Relaxed);
-            return Err(PoolError::NoSpace {
-                mirror: fullest.label().to_owned(),
-            });
-        }
+        let free = match self.mirrors.find_room(bytes, |total| self.kept_of(total)) {
+            Ok(free) if !low => free,
+            Ok(_) => {
+                self.headroom.store(0, Ordering::Relaxed);
+                let space = |mirror: &Attached| mirror.backing().space().ok();
+                let current = self.mirrors.current();
+                let fullest = current
+                    .iter()
+                    .min_by_key(|mirror| space(mirror).map(|space| space.available));
+                let mirror = fullest.map_or_else(String::new, |mirror| mirror.name());
+                return Err(PoolError::NoSpace { mirror });
+            }
+            Err(error) => {
+                self.headroom.store(0, Ordering::Relaxed);
+                return self.guard(Err(error));
+            }
+        };
         // Others use the same filesystems: look again before half of what is free may be gone.
-        let headroom = ((space.available - kept - bytes) / 2).min(LOOK_AFTER);
+        let headroom = (free / 2).min(LOOK_AFTER);
         self.headroom.store(headroom as i64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What data must leave free on a filesystem of that size, in bytes.
+    pub(super) fn kept_of(&self, total: u64) -> u64 {
+        let kept = self.options.space_kept.unwrap_or(SPACE_KEPT);
+        kept.min(total / 16)
     }
 
     /// Rows of a file that overlap `start..end`, ascending; the first may begin before `start`.
@@ -287,12 +292,7 @@ impl Pool {
             reason: "no mirror is online".to_owned(),
         })?;
         let used = self.segments.with_accounts(|accounts| accounts.live());
-        let kept = self
-            .options
-            .space_kept
-            .unwrap_or(SPACE_KEPT)
-            .min(space.total / 16);
-        let available = space.available.saturating_sub(kept);
+        let available = space.available.saturating_sub(self.kept_of(space.total));
         let inodes = self.committed.lock().inodes;
         Ok(PoolSpace {
             total: used + space.available,

@@ -28,6 +28,14 @@ pub enum PoolError {
         /// Damaged bytes from there on.
         len: u64,
     },
+    /// The mirror that was being brought up to date failed, and is out again.
+    #[error("{mirror} cannot be brought up to date: {cause}")]
+    Target {
+        /// Path of the mirror.
+        mirror: String,
+        /// Its error.
+        cause: String,
+    },
     /// The index could not be read.
     #[error("{detail}")]
     Index {
@@ -49,6 +57,7 @@ impl From<MirrorError> for PoolError {
     fn from(error: MirrorError) -> PoolError {
         match error {
             MirrorError::NoSpace { mirror } => PoolError::NoSpace { mirror },
+            MirrorError::Target { mirror, cause } => PoolError::Target { mirror, cause },
             MirrorError::AllFailed { .. } => PoolError::Failed {
                 reason: error.to_string(),
             },

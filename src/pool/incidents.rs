@@ -88,6 +88,10 @@ impl std::fmt::Debug for Incidents {
 }
 
 impl Witness for Incidents {
+    fn time(&self) -> i64 {
+        (self.clock)().seconds
+    }
+
     fn incident(&self, incident: Incident) {
         self.suspect(incident.place.file);
         self.push(Entry::Incident(incident));
@@ -95,7 +99,7 @@ impl Witness for Incidents {
 
     fn mirror_state(&self, mirror: &Mirror, cause: &str) {
         self.push(Entry::Other(What::Mirror {
-            mirror: mirror.label().to_owned(),
+            mirror: mirror.name(),
             state: mirror.state().name().to_owned(),
             cause: cause.to_owned(),
         }));
@@ -104,7 +108,7 @@ impl Witness for Incidents {
     fn file_gone(&self, mirror: &Mirror, file: FileName) {
         self.suspect(file);
         self.push(Entry::Other(What::Gone {
-            mirror: mirror.label().to_owned(),
+            mirror: mirror.name(),
             stored_in: file.to_string(),
         }));
     }
@@ -310,7 +314,10 @@ impl Pool {
             Resolution::Lost => ("lost", None),
         };
         What::Damage {
-            mirror: self.mirrors.mirror(incident.mirror).label().to_owned(),
+            mirror: match self.mirrors.mirror(incident.mirror) {
+                Some(mirror) => mirror.name(),
+                None => "a mirror that was removed".to_owned(),
+            },
             stored_in: incident.place.file.to_string(),
             stored_at: incident.place.offset,
             length: incident.len as u64,

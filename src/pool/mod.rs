@@ -22,6 +22,7 @@ mod data;
 mod error;
 mod incidents;
 mod locks;
+mod members;
 mod open;
 mod paths;
 mod recover;
@@ -36,7 +37,8 @@ pub use data::PoolSpace;
 pub use error::{PoolError, Result};
 pub use incidents::FileHealth;
 pub use locks::{ExclusiveGuard, SharedGuard};
-pub use open::{Clock, CommitMode, MountError, Named, OpenOptions, system_clock};
+pub use members::{CopiedOwner, MemberError};
+pub use open::{Clock, CommitMode, MountError, Named, OpenOptions, Outside, system_clock};
 pub use recover::RecoveryReport;
 pub use verify::Owned;
 

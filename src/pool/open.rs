@@ -19,11 +19,24 @@ use crate::mirrors::{
     choose, read_superblock,
 };
 
+/// Causes told of mirrors that are out from the beginning.
+pub(super) const BEHIND: &str = "missed changes while it was away";
+pub(super) const BY_OPERATOR: &str = "was taken offline by the operator";
+pub(super) const DIVERGED: &str = "went on alone, and another mirror is preferred";
+
 /// Features that a build must know to write; this one knows none.
 const KNOWN_RO_FEATURES: u64 = 0;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What a pool needs from outside for mirrors that come while it is open.
+pub struct Outside {
+    /// Opens the directory of a mirror, for this pool alone.
+    pub open: Box<dyn Fn(&str) -> std::io::Result<Arc<dyn Backing>> + Send + Sync>,
+    /// Random bytes for a new UUID.
+    pub random: Box<dyn Fn() -> [u8; 16] + Send + Sync>,
+}
 
 /// The system's clock.
 pub fn system_clock() -> Clock {
@@ -73,6 +86,12 @@ pub struct OpenOptions {
     pub index_reserve: u64,
     /// Free space that data must leave on each mirror, in bytes; none for the default.
     pub space_kept: Option<u64>,
+    /// Path of the mirror whose history is kept where mirrors went on apart.
+    pub prefer: Option<String>,
+    /// Path of the mirror that reads go to as long as it can answer.
+    pub read_from: Option<String>,
+    /// For mirrors that come back or are new; without it none can.
+    pub outside: Option<Arc<Outside>>,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -99,6 +118,9 @@ impl Default for OpenOptions {
             segment_size: crate::segments::SEGMENT_SIZE,
             index_reserve: 16 << 20,
             space_kept: None,
+            prefer: None,
+            read_from: None,
+            outside: None,
         }
     }
 }
@@ -169,7 +191,20 @@ impl Pool {
                 }
             })
             .collect();
-        let choice = choose(&candidates)?;
+        let prefer = match &options.prefer {
+            None => None,
+            Some(path) => Some(
+                candidates
+                    .iter()
+                    .position(|candidate| candidate.label == *path)
+                    .ok_or_else(|| OpenError::Prefer {
+                        mirror: path.clone(),
+                        why: "it is not among the mirrors that are mounted",
+                    })?,
+            ),
+        };
+        let choice =
+            choose(&candidates, prefer).map_err(|error| tell_histories(&candidates, error))?;
         let mirrors = build_mirrors(&candidates, &choice);
         check_degraded(&mirrors, &candidates, &choice, &options)?;
         let bits = choice.superblock.ro_compat & !KNOWN_RO_FEATURES;
@@ -179,7 +214,8 @@ impl Pool {
         }
         let ledgers = mirrors
             .iter()
-            .filter_map(|mirror| mirror.online()?.ledger_dir());
+            .filter(|mirror| mirror.state().is_current())
+            .filter_map(|mirror| mirror.backing()?.ledger_dir());
         let ledger = match options.ledger {
             true => Ledger::new(ledgers.collect()),
             false => Ledger::default(),
@@ -207,7 +243,10 @@ impl Pool {
 }
 
 fn build_mirrors(candidates: &[Candidate], choice: &Choice) -> Vec<Mirror> {
-    let mut nameless = choice.unusable.iter();
+    let mut nameless = choice
+        .unusable
+        .iter()
+        .filter(|index| candidates[**index].superblock.is_err());
     let members = choice
         .superblock
         .members
@@ -216,26 +255,22 @@ fn build_mirrors(candidates: &[Candidate], choice: &Choice) -> Vec<Mirror> {
         .enumerate();
     members
         .map(|(number, (member, standing))| {
-            let (label, backing, state) = match standing {
-                Standing::Current(index) => (
-                    &candidates[*index].label,
-                    candidates[*index].backing.clone(),
-                    MirrorState::Online,
-                ),
-                Standing::Stale(index) => (&candidates[*index].label, None, MirrorState::Stale),
-                // A directory that was named but holds no mirror is where a missing one belongs.
-                Standing::Absent => match nameless.next() {
-                    Some(index) => (&candidates[*index].label, None, MirrorState::Missing),
-                    None => (&String::new(), None, MirrorState::Missing),
-                },
+            let state = match standing {
+                Standing::Current(_) => (MirrorState::Online, ""),
+                Standing::Stale(_) => (MirrorState::Offline, BEHIND),
+                Standing::Offline(_) => (MirrorState::Offline, BY_OPERATOR),
+                Standing::Diverged(_) => (MirrorState::Offline, DIVERGED),
+                Standing::Absent => (MirrorState::Missing, ""),
             };
-            Mirror::new(
-                MirrorId(number as u8),
-                member.uuid,
-                label.clone(),
-                backing,
-                state,
-            )
+            // A directory that was named but holds no mirror is where a missing one belongs.
+            let candidate = standing.candidate().or_else(|| nameless.next().copied());
+            let candidate = candidate.and_then(|index| candidates.get(index));
+            let backing = match standing {
+                Standing::Absent => None,
+                _ => candidate.and_then(|candidate| candidate.backing.clone()),
+            };
+            let label = candidate.map_or_else(String::new, |candidate| candidate.label.clone());
+            Mirror::new(MirrorId(number as u8), member.uuid, label, backing, state)
         })
         .collect()
 }
@@ -247,28 +282,60 @@ fn check_degraded(
     options: &OpenOptions,
 ) -> Result<(), MountError> {
     for index in &choice.unusable {
-        if let Err(error) = &candidates[*index].superblock {
-            log::error!("{error}");
+        match &candidates[*index].superblock {
+            Err(error) => log::error!("{error}"),
+            Ok(_) => log::error!(
+                "{} was removed from this pool and is left alone; name it no more, or empty it and \
+                 add it anew with mendfs mirror add",
+                candidates[*index].label
+            ),
         }
     }
     for mirror in mirrors {
-        let missing = match mirror.label() {
-            "" => format!("mirror {}", mirror.uuid),
-            label => label.to_owned(),
-        };
+        let missing = mirror.name();
         match mirror.state() {
-            MirrorState::Online => continue,
-            MirrorState::Stale => log::error!(
-                "{missing} missed changes while it was away, and serves nothing: the pool is \
-                 DEGRADED"
-            ),
-            MirrorState::Missing | MirrorState::Failed => {
-                log::error!("{missing} is missing: the pool is DEGRADED");
-            }
+            state if state.is_current() => continue,
+            MirrorState::Missing => log::error!("{missing} is missing: the pool is DEGRADED"),
+            _ => log::error!("{missing} {}: the pool is DEGRADED", mirror.cause()),
         }
         if !options.degraded {
             return Err(MountError::Degraded { missing });
         }
     }
     Ok(())
+}
+
+/// Reads the journals of mirrors that went on apart to their ends, so that whoever has to choose
+/// sees how much each has.
+fn tell_histories(candidates: &[Candidate], error: OpenError) -> OpenError {
+    let OpenError::SplitBrain {
+        mut first,
+        mut second,
+    } = error
+    else {
+        return error;
+    };
+    for history in [&mut first, &mut second] {
+        let own = candidates.iter().find(|own| own.label == history.mirror);
+        if let Some(Candidate {
+            label,
+            backing: Some(backing),
+            superblock: Ok(superblock),
+        }) = own
+        {
+            let alone = Mirror::new(
+                MirrorId(0),
+                superblock.mirror,
+                label.clone(),
+                Some(Arc::clone(backing)),
+                (MirrorState::Online, ""),
+            );
+            let nobody = Arc::new(Incidents::new(system_clock(), Ledger::default()));
+            let alone = MirrorSet::new(vec![alone], superblock.clone(), nobody, false);
+            let tag = superblock.pool.tag();
+            let end = crate::journal::scan(&alone, superblock.journal, tag, &mut |_, _, _| {});
+            history.lsn = history.lsn.max(Lsn(end.next.0.saturating_sub(1)));
+        }
+    }
+    OpenError::SplitBrain { first, second }
 }

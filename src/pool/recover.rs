@@ -500,14 +500,16 @@ fn finish(
 
 fn exists(mirrors: &MirrorSet, file: FileName) -> bool {
     mirrors
-        .online()
-        .any(|(_, backing)| backing.len(file).is_ok())
+        .current()
+        .iter()
+        .any(|mirror| mirror.backing().len(file).is_ok())
 }
 
 fn newest_segment(mirrors: &MirrorSet) -> u64 {
     mirrors
-        .online()
-        .filter_map(|(_, backing)| backing.segments().ok()?.last().copied())
+        .current()
+        .iter()
+        .filter_map(|mirror| mirror.backing().segments().ok()?.last().copied())
         .map(|segment| segment.0)
         .max()
         .unwrap_or(0)

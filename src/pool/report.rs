@@ -16,7 +16,8 @@ impl Pool {
         self.record_incidents();
         let damaged = self.damaged_files();
         let lost_metadata = self.damaged_metadata();
-        let mirrors: Vec<_> = self.mirrors.all().iter().map(mirror_status).collect();
+        let all = self.mirrors.all();
+        let mirrors: Vec<_> = all.iter().map(|mirror| mirror_status(mirror)).collect();
         let state = if self.failure().is_some() {
             PoolState::Failed
         } else if !damaged.is_empty() || !lost_metadata.is_empty() {
@@ -62,6 +63,7 @@ impl Pool {
             recovery: Some(self.recovery.status(self.orphans.load(Ordering::Relaxed))),
             repairs_pending: self.mirrors.repairs_pending() as u64,
             inspecting: self.inspecting(),
+            resync: self.resync.lock().clone(),
             damaged,
         }
     }
@@ -119,7 +121,7 @@ impl Pool {
 fn mirror_status(mirror: &mirrors::Mirror) -> MirrorStatus {
     let counters = &mirror.counters;
     let space = mirror
-        .online()
+        .backing()
         .and_then(|backing| backing.space().ok())
         .unwrap_or_default();
     MirrorStatus {
@@ -127,10 +129,13 @@ fn mirror_status(mirror: &mirrors::Mirror) -> MirrorStatus {
         uuid: mirror.uuid.to_string(),
         state: match mirror.state() {
             mirrors::MirrorState::Online => MirrorState::Online,
-            mirrors::MirrorState::Stale => MirrorState::Offline,
+            mirrors::MirrorState::Suspect => MirrorState::Suspect,
+            mirrors::MirrorState::Offline => MirrorState::Offline,
+            mirrors::MirrorState::Resyncing => MirrorState::Resyncing,
             mirrors::MirrorState::Missing => MirrorState::Missing,
             mirrors::MirrorState::Failed => MirrorState::Failed,
         },
+        cause: mirror.cause(),
         read_errors: counters.read_errors.load(Ordering::Relaxed),
         write_errors: counters.write_errors.load(Ordering::Relaxed),
         checksum_errors: counters.checksum_errors.load(Ordering::Relaxed),

@@ -33,7 +33,8 @@ impl Pool {
     /// Segment files on any mirror, with the bytes that they take there at most.
     pub fn segment_files(&self) -> Vec<(SegmentNo, u64)> {
         let mut files = std::collections::BTreeMap::new();
-        for (_, backing) in self.mirrors.online() {
+        for mirror in self.mirrors.current() {
+            let backing = mirror.backing();
             for segment in backing.segments().unwrap_or_default() {
                 let allocated = backing.allocated(FileName::Segment(segment)).unwrap_or(0);
                 let most: &mut u64 = files.entry(segment).or_default();
@@ -47,8 +48,9 @@ impl Pool {
     pub fn segment_allocated(&self, segment: SegmentNo) -> u64 {
         let file = FileName::Segment(segment);
         self.mirrors
-            .online()
-            .filter_map(|(_, backing)| backing.allocated(file).ok())
+            .current()
+            .iter()
+            .filter_map(|mirror| mirror.backing().allocated(file).ok())
             .max()
             .unwrap_or(0)
     }
@@ -137,23 +139,45 @@ impl Pool {
     /// # Errors
     /// As [`Pool::get`].
     pub fn level_gaps(&self, segment: SegmentNo) -> Result<usize> {
-        let end = self.checkpointed_segment(segment)?.map_or(0, |row| row.end);
         let file = FileName::Segment(segment);
-        let (mut at, mut differed) = (0, 0);
+        let end = self.checkpointed_segment(segment)?.map_or(0, |row| row.end);
+        let mut differed = 0;
+        self.for_gaps(segment, end, &mut |offset, len| {
+            differed += usize::from(self.guard(self.mirrors.level(file, offset, len))?);
+            Ok(())
+        })?;
+        Ok(differed)
+    }
+
+    /// Bytes up to which a segment may have been written, now or as of the last checkpoint.
+    pub(super) fn segment_end(&self, segment: SegmentNo) -> Result<u32> {
+        let known = self.segments.with_accounts(|accounts| accounts.get(segment));
+        let stored = self.checkpointed_segment(segment)?;
+        let end = |row: Option<SegmentRow>| row.map_or(0, |row| row.end);
+        Ok(end(known).max(end(stored)))
+    }
+
+    /// Visits what lies between live data in a segment up to `end`: offset and length.
+    pub(super) fn for_gaps(
+        &self,
+        segment: SegmentNo,
+        end: u32,
+        visit: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut at = 0;
         while at < end {
             let stop = end.min(at.saturating_add(8 * MAX_EXTENT as u32));
             let mut live = self.live_ranges(segment, at..stop)?;
             live.push(stop..stop);
             for live in live {
                 if at < live.start {
-                    let (offset, len) = (u64::from(at), u64::from(live.start.min(stop) - at));
-                    differed += usize::from(self.guard(self.mirrors.level(file, offset, len))?);
+                    visit(u64::from(at), u64::from(live.start.min(stop) - at))?;
                 }
                 at = at.max(live.end);
             }
             at = at.max(stop);
         }
-        Ok(differed)
+        Ok(())
     }
 
     /// Gives a range of a segment back to the filesystems below.

@@ -45,8 +45,32 @@ pub struct PoolStatus {
     pub repairs_pending: u64,
     /// Whether the neighbourhood of damage is being checked.
     pub inspecting: bool,
+    /// The mirror that is being brought up to date; none if none is.
+    #[serde(default)]
+    pub resync: Option<ResyncStatus>,
     /// Files with blocks that no mirror has a good copy of.
     pub damaged: Vec<DamagedFile>,
+}
+
+/// How bringing a mirror up to date goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResyncStatus {
+    /// Directory of the mirror.
+    pub mirror: String,
+    /// What is copied now: `data`, `gaps`, `index` or `journal`.
+    pub phase: String,
+    /// When this run began.
+    pub started: i64,
+    /// Bytes that were gone through.
+    pub done_bytes: u64,
+    /// Bytes to go through, about: what is written meanwhile is not counted.
+    pub total_bytes: u64,
+    /// Bytes that were written to the mirror, since they were missing or differed.
+    pub moved_bytes: u64,
+    /// Bytes gone through in a second, lately.
+    pub rate: u64,
+    /// Seconds left at that rate; none if nothing can be said.
+    pub eta_seconds: Option<u64>,
 }
 
 /// Overall state of a pool.
@@ -103,6 +127,9 @@ pub struct MirrorStatus {
     pub uuid: String,
     /// State.
     pub state: MirrorState,
+    /// Why it is in that state; empty if there is nothing to say.
+    #[serde(default)]
+    pub cause: String,
     /// Reads that the filesystem below failed.
     pub read_errors: u64,
     /// Writes and syncs that the filesystem below failed.

@@ -2,7 +2,7 @@
 
 use super::commit::Pool;
 use super::error::Result;
-use crate::format::{BLOCK, ExtentRow, Ino, Key, ReverseRow, SegmentNo};
+use crate::format::{BLOCK, Ino, Key, SegmentNo};
 
 /// What became of an owner row of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,18 +41,9 @@ impl Pool {
     /// # Errors
     /// As [`Pool::get`].
     pub fn verify_owner(&self, key: &Key, value: &[u8]) -> Result<Owned> {
-        let (segment, at, ino, offset) = key.reverse_parts()?;
-        let reverse = ReverseRow::decode(value)?;
+        let (_, _, ino, offset) = key.reverse_parts()?;
         let _inode = self.lock_shared(ino);
-        let row = match self.get(&Key::extent(ino, offset))? {
-            Some(row) => Some(ExtentRow::decode(&row, self.algorithm().width())?),
-            None => None,
-        };
-        let same = |row: &ExtentRow| {
-            (row.segment, row.offset, row.stored, row.header)
-                == (segment, at, reverse.stored, reverse.header)
-        };
-        let Some(row) = row.filter(same) else {
+        let Some(row) = self.owned_row(key, value)? else {
             let gone = self.get(key)?.is_none_or(|now| now != value);
             return Ok(if gone {
                 Owned::Freed

@@ -58,6 +58,7 @@ struct Slot {
     segment: SegmentNo,
     header: u32,
     payload: u32,
+    born: Lsn,
 }
 
 impl Segments {
@@ -93,6 +94,7 @@ impl Segments {
 
     /// Writes `payload` to all mirrors as an extent of the file `ino` at `file_offset`; the row
     /// says where. No row points to it before the caller puts one and calls [`Segments::settled`].
+    /// `born` is asked for the LSN of the next record in the order of the places in the segments.
     ///
     /// # Errors
     /// [`MirrorError::NoSpace`] if a mirror is full: what was written is given back.
@@ -100,7 +102,7 @@ impl Segments {
         &self,
         ino: Ino,
         file_offset: u64,
-        born: Lsn,
+        born: &dyn Fn() -> Lsn,
         payload: &[u8],
     ) -> Result<ExtentRow, MirrorError> {
         assert!(
@@ -112,11 +114,11 @@ impl Segments {
         payload
             .chunks(BLOCK)
             .for_each(|block| algorithm.append(block, &mut sums));
-        let slot = self.reserve(payload.len())?;
+        let slot = self.reserve(payload.len(), born)?;
         let header = ExtentHeader {
             algorithm,
             pool: self.config.pool,
-            born,
+            born: slot.born,
             ino,
             file_offset,
             payload_at: slot.payload - slot.header,
@@ -142,7 +144,7 @@ impl Segments {
             stored: payload.len() as u32,
             len: payload.len() as u32,
             header: slot.header,
-            born,
+            born: slot.born,
             sums: header.sums,
         })
     }
@@ -157,12 +159,25 @@ impl Segments {
         self.unsynced.lock().unlinked(segment)
     }
 
+    pub(super) const fn mirrors(&self) -> &Arc<MirrorSet> {
+        &self.mirrors
+    }
+
+    pub(super) const fn algorithm(&self) -> Algorithm {
+        self.config.algorithm
+    }
+
+    /// All extents that were written but to which no row points yet: segment and header.
+    pub fn all_unlinked(&self) -> Vec<(SegmentNo, u32)> {
+        self.unsynced.lock().all_unlinked()
+    }
+
     /// The segment being filled and its length.
     pub fn open_segment(&self) -> Option<(SegmentNo, u32)> {
         self.open.lock().current
     }
 
-    fn reserve(&self, payload: usize) -> Result<Slot, MirrorError> {
+    fn reserve(&self, payload: usize, born: &dyn Fn() -> Lsn) -> Result<Slot, MirrorError> {
         let header_len = ExtentHeader::len_for(self.config.algorithm, payload) as u32;
         let place = |end: u32| {
             if payload >= ALIGN_PAYLOAD_FROM {
@@ -190,12 +205,18 @@ impl Segments {
         let (header, at) = place(end);
         let end = (at + payload as u32).next_multiple_of(EXTENT_ALIGN);
         open.current = Some((segment, end));
-        self.unsynced.lock().reserved(segment, header, end - header);
+        // Asked under both locks: extents are born in the order of their places, and whoever looks
+        // for those on their way misses none that is older than what it finds.
+        let mut unsynced = self.unsynced.lock();
+        let born = born();
+        unsynced.reserved(segment, header, end - header, born);
+        drop(unsynced);
         self.accounts.lock().extend(segment, end);
         Ok(Slot {
             segment,
             header,
             payload: at,
+            born,
         })
     }
 
@@ -215,18 +236,26 @@ impl Segments {
         Ok(self.unsynced.lock().take_images())
     }
 
-    /// Makes everything written so far durable in its segments.
+    /// Makes everything written so far durable in its segments: whatever was born before `next`,
+    /// the LSN of the next record, but for what is still on its way.
     ///
     /// # Errors
     /// [`MirrorError::AllFailed`].
-    pub fn sync(&self) -> Result<(), MirrorError> {
+    pub fn sync(&self, next: &dyn Fn() -> Lsn) -> Result<(), MirrorError> {
         let mut syncing = self.syncing.lock();
         syncing.clone()?;
-        let (dirty, fresh) = self.unsynced.lock().take_dirty();
+        let ((dirty, fresh), covered) = {
+            let mut unsynced = self.unsynced.lock();
+            let covered = unsynced.oldest().unwrap_or_else(next);
+            (unsynced.take_dirty(), covered)
+        };
         let name = |segments: Vec<SegmentNo>| -> Vec<FileName> {
             segments.into_iter().map(FileName::Segment).collect()
         };
         *syncing = self.mirrors.sync(&name(dirty), &name(fresh));
+        if syncing.is_ok() {
+            self.mirrors.note_covered(Lsn(covered.0.saturating_sub(1)));
+        }
         syncing.clone()
     }
 
@@ -290,7 +319,7 @@ impl Segments {
 
 /// The header with its padding, as it was written, if these bytes begin with the header of the
 /// extent that `row` is a part of: its checksums must be those of the row.
-fn own_header(bytes: &[u8], row: &ExtentRow, width: usize) -> Option<Vec<u8>> {
+pub(super) fn own_header(bytes: &[u8], row: &ExtentRow, width: usize) -> Option<Vec<u8>> {
     let header = ExtentHeader::decode(bytes).ok()?;
     let skipped = row
         .offset
@@ -301,7 +330,7 @@ fn own_header(bytes: &[u8], row: &ExtentRow, width: usize) -> Option<Vec<u8>> {
     (ours && header.payload_at as usize <= bytes.len()).then(|| header.encode())
 }
 
-const fn place_of(row: &ExtentRow, first: usize) -> Place {
+pub(super) const fn place_of(row: &ExtentRow, first: usize) -> Place {
     Place {
         file: FileName::Segment(row.segment),
         offset: row.offset as u64 + (first * BLOCK) as u64,

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod append;
+mod copy;
 mod unsynced;
 
 pub use accounts::Accounts;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::{DataImage, SegmentNo};
+use crate::format::{DataImage, Lsn, SegmentNo};
 
 /// Bytes of images kept for one sync at most.
 const IMAGES_MAX: usize = 256 << 10;
@@ -29,8 +29,9 @@ pub(super) struct Unsynced {
     dirty: BTreeSet<SegmentNo>,
     /// Of these, the files whose names are not durable yet.
     fresh: BTreeSet<SegmentNo>,
-    /// Extents written to which no row points yet: (segment, offset of the header) to length.
-    unlinked: BTreeMap<(SegmentNo, u32), u32>,
+    /// Extents written to which no row points yet: (segment, offset of the header) to length and
+    /// birth.
+    unlinked: BTreeMap<(SegmentNo, u32), (u32, Lsn)>,
 }
 
 impl Unsynced {
@@ -55,8 +56,8 @@ impl Unsynced {
         self.fresh.insert(segment);
     }
 
-    pub(super) fn reserved(&mut self, segment: SegmentNo, offset: u32, len: u32) {
-        self.unlinked.insert((segment, offset), len);
+    pub(super) fn reserved(&mut self, segment: SegmentNo, offset: u32, len: u32, born: Lsn) {
+        self.unlinked.insert((segment, offset), (len, born));
     }
 
     pub(super) fn settled(&mut self, segment: SegmentNo, offset: u32) {
@@ -67,8 +68,17 @@ impl Unsynced {
         let range = (segment, 0)..=(segment, u32::MAX);
         self.unlinked
             .range(range)
-            .map(|((_, offset), len)| (*offset, *len))
+            .map(|((_, offset), (len, _))| (*offset, *len))
             .collect()
+    }
+
+    pub(super) fn all_unlinked(&self) -> Vec<(SegmentNo, u32)> {
+        self.unlinked.keys().copied().collect()
+    }
+
+    /// When the oldest of those was born.
+    pub(super) fn oldest(&self) -> Option<Lsn> {
+        self.unlinked.values().map(|(_, born)| *born).min()
     }
 
     pub(super) fn take_images(&mut self) -> Images {

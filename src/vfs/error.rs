@@ -116,7 +116,10 @@ impl VfsError {
             VfsError::Pool(PoolError::NoSpace { .. }) => Errno::ENOSPC,
             VfsError::Pool(PoolError::ReadOnly) => Errno::EROFS,
             VfsError::Pool(
-                PoolError::Damaged { .. } | PoolError::Index { .. } | PoolError::Failed { .. },
+                PoolError::Damaged { .. }
+                | PoolError::Target { .. }
+                | PoolError::Index { .. }
+                | PoolError::Failed { .. },
             ) => Errno::EIO,
         }
     }

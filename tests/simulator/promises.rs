@@ -233,6 +233,14 @@ impl Backing for Watched {
     fn remove(&self, file: FileName) -> io::Result<()> {
         self.under.remove(file)
     }
+    fn set_aside(&self) -> io::Result<()> {
+        self.under.set_aside()
+    }
+
+    fn forget_aside(&self) -> io::Result<()> {
+        self.under.forget_aside()
+    }
+
     fn segments(&self) -> io::Result<Vec<SegmentNo>> {
         self.under.segments()
     }
