@@ -102,11 +102,13 @@ fn superblock(rng: &mut Rng, algorithm: Algorithm) -> Superblock {
         uuid: Uuid([n; 16]),
         state: [
             MemberState::Online,
-            MemberState::Offline,
+            MemberState::Stale,
             MemberState::Resyncing,
-        ][usize::from(n) % 3],
+            MemberState::Offline,
+        ][usize::from(n) % 4],
         epoch: Epoch(u64::from(n)),
         lsn: Lsn(7),
+        replaces: (n > 1 && n % 3 == 0).then_some(Uuid([1; 16])),
     };
     Superblock {
         compat: rng.number(),
@@ -135,6 +137,7 @@ fn superblock(rng: &mut Rng, algorithm: Algorithm) -> Superblock {
         hash_key: [6; 16],
         created: -1,
         label: "a label".to_owned(),
+        written: rng.number() as i64,
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) enum Command {
     Mount(MountArgs),
     /// Tell how a pool is
     Status(StatusArgs),
+    /// Show and change the mirrors of a mounted pool
+    Mirror(MirrorArgs),
     /// Check a pool that is not mounted
     Check(CheckArgs),
 }
@@ -179,6 +181,78 @@ pub(super) struct StatusArgs {
     /// Where the pool is mounted, or its mirror directories if it is not
     #[arg(value_name = "MOUNTPOINT|DIR1:DIR2")]
     pub(super) target: OsString,
+}
+
+/// Arguments of `mendfs mirror`.
+#[derive(Debug, Args)]
+pub(super) struct MirrorArgs {
+    /// Print a report as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Wait until the mirror is up to date, and show how far it is
+    #[arg(long, global = true)]
+    pub(super) wait: bool,
+    #[command(subcommand)]
+    pub(super) command: MirrorCommand,
+}
+
+/// What to do with the mirrors.
+#[derive(Debug, Subcommand)]
+pub(super) enum MirrorCommand {
+    /// Show the mirrors and how they stand
+    List {
+        /// Where the pool is mounted, or its mirror directories if it is not
+        #[arg(value_name = "MOUNTPOINT|DIR1:DIR2")]
+        target: OsString,
+    },
+    /// Make an empty directory a mirror and fill it
+    Add {
+        /// The directory
+        #[arg(value_name = "DIR")]
+        mirror: PathBuf,
+        /// Where the pool is mounted
+        #[arg(value_name = "MOUNTPOINT")]
+        mount_point: PathBuf,
+    },
+    /// Take a mirror off the pool for good
+    Remove {
+        /// Its directory or UUID
+        #[arg(value_name = "DIR|UUID")]
+        mirror: PathBuf,
+        /// Where the pool is mounted
+        #[arg(value_name = "MOUNTPOINT")]
+        mount_point: PathBuf,
+    },
+    /// Take a mirror out until it is taken back
+    Offline {
+        /// Its directory or UUID
+        #[arg(value_name = "DIR|UUID")]
+        mirror: PathBuf,
+        /// Where the pool is mounted
+        #[arg(value_name = "MOUNTPOINT")]
+        mount_point: PathBuf,
+    },
+    /// Take a mirror back and bring it up to date
+    Online {
+        /// Its directory
+        #[arg(value_name = "DIR")]
+        mirror: PathBuf,
+        /// Where the pool is mounted
+        #[arg(value_name = "MOUNTPOINT")]
+        mount_point: PathBuf,
+    },
+    /// Fill an empty directory, which then takes the place of a mirror
+    Replace {
+        /// Directory or UUID of the mirror to replace, which serves until the new one is complete
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The directory to replace it with
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Where the pool is mounted
+        #[arg(value_name = "MOUNTPOINT")]
+        mount_point: PathBuf,
+    },
 }
 
 /// Arguments of `mendfs check` and fsck.mendfs.

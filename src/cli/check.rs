@@ -14,7 +14,9 @@ use super::engine;
 use super::outcome::{Failure, print_json, print_text};
 use super::progress::Progress;
 use super::source;
-use crate::services::Verifier;
+use crate::pool::Pool;
+use crate::pool::status::MirrorState;
+use crate::services::{Resync, Verifier};
 use crate::vfs::{Vfs, VfsOptions};
 
 /// Exit codes of fsck(8): errors were corrected, errors were left.
@@ -80,6 +82,11 @@ fn verify(directories: &[PathBuf], repair: bool, talk: bool) -> Result<Report, F
     let failed = |error: String| Failure::Failed(error);
     let pool = Arc::new(engine::open_for_check(directories, repair)?);
     let replayed = pool.recovery().replayed;
+    let behind = if repair {
+        bring_up_to_date(&pool, talk)?
+    } else {
+        behind(&pool)
+    };
     let total = pool.space().map_or(0, |space| space.used);
     let progress = Progress::new("check", total, talk);
     let mut verifier = Verifier::new(Arc::clone(&pool));
@@ -107,12 +114,53 @@ fn verify(directories: &[PathBuf], repair: bool, talk: bool) -> Result<Report, F
         index_pages: found.pages,
         inodes: found.inodes,
         bad_copies: found.bad_copies,
-        findings: found
-            .findings
+        findings: behind
             .into_iter()
-            .map(|finding| finding.what)
+            .chain(found.findings.into_iter().map(|finding| finding.what))
             .collect(),
     })
+}
+
+/// One sentence for each mirror that does not hold everything.
+fn behind(pool: &Pool) -> Vec<String> {
+    let status = pool.status();
+    let lacking = status
+        .mirrors
+        .iter()
+        .filter(|mirror| !matches!(mirror.state, MirrorState::Online | MirrorState::Suspect));
+    lacking
+        .map(|mirror| {
+            let name = if mirror.path.is_empty() {
+                &mirror.uuid
+            } else {
+                &mirror.path
+            };
+            match (mirror.state, mirror.cause.as_str()) {
+                (MirrorState::Missing, _) => format!("mirror {name} is missing"),
+                (_, cause) => format!("mirror {name} {cause}"),
+            }
+        })
+        .collect()
+}
+
+/// Gives mirrors that were behind what they lack; returns what is left to say.
+fn bring_up_to_date(pool: &Arc<Pool>, talk: bool) -> Result<Vec<String>, Failure> {
+    let mut resync = Resync::new(Arc::clone(pool));
+    let mut progress = None;
+    while let Some(_) = resync
+        .step()
+        .map_err(|error| Failure::Failed(error.to_string()))?
+    {
+        if let Some(at) = pool.status().resync {
+            progress
+                .get_or_insert_with(|| Progress::new("resync", at.total_bytes, talk))
+                .set(at.done_bytes);
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    Ok(behind(pool))
 }
 
 fn render(report: &Report) -> String {

@@ -17,7 +17,7 @@ use crate::pool::status::{
     CheckpointStatus, JournalStatus, MirrorState, MirrorStatus, PoolState, PoolStatus,
     STATUS_SCHEMA,
 };
-use crate::pool::{CreateOptions, Named, OpenOptions, Pool, create, system_clock};
+use crate::pool::{CreateOptions, Named, OpenOptions, Outside, Pool, create, system_clock};
 use crate::vfs::{Vfs, VfsOptions};
 
 /// Default size of the journal in bytes.
@@ -28,6 +28,31 @@ const JOURNAL_MIN: u64 = 4 << 20;
 /// How long a server may take to close its pool after the unmount, and how often it is looked at.
 const CLOSING_TAKES: Duration = Duration::from_secs(30);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Mirrors that come while a pool is open: opened and locked like those at the start.
+pub(super) fn outside() -> Outside {
+    let open = |path: &str, new: bool| -> io::Result<Arc<dyn Backing>> {
+        let mirror = DirBacking::open(Path::new(path))?;
+        // Nothing is left in a directory that holds no pool.
+        let is_mirror = mirror.len(FileName::Superblock).is_ok();
+        if (is_mirror || new) && !mirror.lock()? {
+            return Err(io::Error::other("another process has it in use"));
+        }
+        Ok(Arc::new(mirror))
+    };
+    let random = || {
+        let mut bytes = [0; 16];
+        let filled = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+        if let Err(error) = filled {
+            log::error!("cannot read /dev/urandom: {error}");
+        }
+        bytes
+    };
+    Outside {
+        open: Box::new(open),
+        random: Box::new(random),
+    }
+}
 
 /// Opens and locks the mirrors that are there. One that is not is left to the pool to judge.
 pub(super) fn open_mirrors(directories: &[PathBuf]) -> Result<Vec<Named>, Failure> {
@@ -197,6 +222,7 @@ pub(super) fn open_for_check(directories: &[PathBuf], change: bool) -> Result<Po
     }
     let options = OpenOptions {
         ledger: change,
+        outside: change.then(|| Arc::new(outside())),
         ..OpenOptions::default()
     };
     Pool::open(named, options).map_err(|error| Failure::Failed(error.to_string()))

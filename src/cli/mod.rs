@@ -13,11 +13,13 @@
 //! server takes. Errors are one sentence on stderr.
 
 mod args;
+mod attribute;
 mod check;
 mod daemon;
 mod engine;
 mod format;
 mod logging;
+mod mirror;
 mod mount;
 mod mountinfo;
 mod options;
@@ -58,6 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Command::Format(args) => format::run(args),
                 Command::Mount(args) => mount::run(args),
                 Command::Status(args) => status::run(args),
+                Command::Mirror(args) => mirror::run(args),
                 Command::Check(args) => check::run(args),
             })
         }

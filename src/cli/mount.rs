@@ -135,6 +135,13 @@ impl Plan {
                 )));
             }
         }
+        let mut options = options;
+        for option in [&mut options.prefer, &mut options.read]
+            .into_iter()
+            .flatten()
+        {
+            *option = source::named_by(option, &directories)?;
+        }
         Ok(Plan {
             directories,
             mount_point,
@@ -205,6 +212,10 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
             Commit::Interval(interval) => CommitMode::Interval(interval),
             Commit::None => CommitMode::None,
         },
+        prefer: plan.options.prefer.clone(),
+        read_from: plan.options.read.clone(),
+        resync_rate: plan.options.resync_rate,
+        outside: Some(Arc::new(engine::outside())),
         ..defaults
     };
     let named = engine::open_mirrors(&plan.directories)?;

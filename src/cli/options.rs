@@ -40,6 +40,12 @@ pub(super) struct Options {
     pub(super) cache_bytes: Option<u64>,
     /// Whether a pool may be mounted that lacks a mirror.
     pub(super) degraded: bool,
+    /// Mirror whose history is kept where mirrors went on apart.
+    pub(super) prefer: Option<String>,
+    /// Mirror to read from.
+    pub(super) read: Option<String>,
+    /// Bytes per second for bringing mirrors up to date; none: as fast as applications let it.
+    pub(super) resync_rate: Option<u64>,
 }
 
 impl Default for Options {
@@ -50,6 +56,9 @@ impl Default for Options {
             commit: Commit::Interval(DEFAULT_COMMIT_INTERVAL),
             cache_bytes: None,
             degraded: true,
+            prefer: None,
+            read: None,
+            resync_rate: None,
         }
     }
 }
@@ -96,7 +105,10 @@ impl Options {
         match (name, value) {
             ("commit", Some(value)) => self.commit = commit(value)?,
             ("cache", Some(value)) => self.cache_bytes = Some(cache(value)?),
-            ("commit" | "cache", None) => {
+            ("prefer", Some(value)) => self.prefer = Some(value.to_owned()),
+            ("read", Some(value)) => self.read = Some(value.to_owned()),
+            ("resync_rate", Some(value)) => self.resync_rate = Some(rate(name, value)?),
+            ("commit" | "cache" | "prefer" | "read" | "resync_rate", None) => {
                 return Err(Failure::Usage(format!("option \"{name}\" needs a value")));
             }
             ("degraded", None) => self.degraded = true,
@@ -183,7 +195,16 @@ const SHOWN_BY_KERNEL: &[&str] = &[
 ];
 
 /// Options of ours, for the list of close matches.
-const OWN: &[&str] = &["commit", "cache", "degraded", "nodegraded", "remount"];
+const OWN: &[&str] = &[
+    "commit",
+    "cache",
+    "degraded",
+    "nodegraded",
+    "prefer",
+    "read",
+    "remount",
+    "resync_rate",
+];
 
 /// Splits at commas that are neither quoted nor escaped. Empty options, as in "ro,,noexec", are
 /// left out.
@@ -247,6 +268,16 @@ fn cache(value: &str) -> Result<u64, Failure> {
         Some(bytes) if bytes >= SMALLEST_CACHE => Ok(bytes),
         _ => Err(Failure::Usage(format!(
             "option \"cache\" is a size of 1M or more such as 128M or 1G, not \"{value}\""
+        ))),
+    }
+}
+
+/// Bytes per second.
+fn rate(name: &str, value: &str) -> Result<u64, Failure> {
+    match size(value) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(Failure::Usage(format!(
+            "option \"{name}\" is bytes per second such as 50M, not \"{value}\""
         ))),
     }
 }

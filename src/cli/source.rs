@@ -74,6 +74,19 @@ pub(super) fn join(directories: &[PathBuf]) -> OsString {
     OsString::from_vec(source)
 }
 
+/// The one of the directories that an option means, as they are written after [`resolve`].
+pub(super) fn named_by(option: &str, directories: &[PathBuf]) -> Result<String, Failure> {
+    let given = Path::new(option);
+    let path = given.canonicalize().unwrap_or_else(|_| given.to_path_buf());
+    match directories.iter().find(|directory| **directory == path) {
+        Some(directory) => Ok(directory.display().to_string()),
+        None => Err(Failure::Usage(format!(
+            "{option} is not among the mirrors {}",
+            join(directories).display()
+        ))),
+    }
+}
+
 /// Makes every directory that exists absolute and free of links; one that does not stays as it
 /// is, made absolute, because a pool may be opened without a mirror.
 pub(super) fn resolve(directories: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {

@@ -55,7 +55,8 @@ pub(super) fn read_mounted(mount_point: &Path) -> Result<PoolStatus, Failure> {
     })
 }
 
-fn read(target: &OsStr) -> Result<PoolStatus, Failure> {
+/// Status of a pool by its mount point or its mirrors.
+pub(super) fn read(target: &OsStr) -> Result<PoolStatus, Failure> {
     let path = Path::new(target);
     let several = target.as_bytes().contains(&b':') && !path.exists();
     if several || engine::is_mirror(path) {
@@ -153,6 +154,9 @@ fn render_mirrors(status: &PoolStatus, text: &mut String) {
             mirror.repaired,
             mirror.unrepairable
         );
+        if !mirror.cause.is_empty() {
+            let _ = writeln!(text, "  {:width$}  {}", "", mirror.cause);
+        }
     }
 }
 
@@ -193,7 +197,7 @@ fn state(status: &PoolStatus) -> String {
     format!("{state}{access}{mounted}")
 }
 
-const fn mirror_state(state: MirrorState) -> &'static str {
+pub(super) const fn mirror_state(state: MirrorState) -> &'static str {
     match state {
         MirrorState::Online => "online",
         MirrorState::Suspect => "SUSPECT",
@@ -205,7 +209,7 @@ const fn mirror_state(state: MirrorState) -> &'static str {
 }
 
 /// A size with the largest unit of 1024 that leaves at least one, to one decimal.
-fn bytes(size: u64) -> String {
+pub(super) fn bytes(size: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let step = (64 - size.leading_zeros()).saturating_sub(1) / 10;
     let unit = UNITS.get(step as usize).copied().unwrap_or("B");

@@ -306,7 +306,9 @@ impl Superblock {
         let replaces: [u8; MAX_MIRRORS] = from.array()?;
         for (at, number) in replaces.into_iter().enumerate().take(count) {
             let other = usize::from(number).checked_sub(1);
-            let other = other.and_then(|other| members.get(other)).map(|member| member.uuid);
+            let other = other
+                .and_then(|other| members.get(other))
+                .map(|member| member.uuid);
             if number != 0 && (other.is_none() || usize::from(number) == at + 1) {
                 return Err(FormatError::Field {
                     field: "member to replace",

@@ -6,9 +6,7 @@
 
 use crate::backing::FileName;
 use crate::format::{Algorithm, BLOCK, BLOCK_U64, PoolTag, SUMS_PER_BLOCK, SumEntry, SumsBlock};
-use crate::mirrors::{
-    Copied, Damage, Mend, MirrorError, MirrorId, MirrorSet, Place, Target,
-};
+use crate::mirrors::{Copied, Damage, Mend, MirrorError, MirrorId, MirrorSet, Place, Target};
 
 #[derive(Debug, Clone)]
 struct Block {
@@ -195,16 +193,15 @@ impl SumsTable {
         for mirror in mirrors.current() {
             for slot in 0..2 {
                 let (mut bytes, offset) = (vec![0; BLOCK], slot_offset(block, slot));
-                let copy =
-                    match mirror.backing().read_at(FileName::Sums, offset, &mut bytes) {
-                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                            Err(Damage::Missing)
-                        }
-                        Err(_) => Err(Damage::Unreadable),
-                        Ok(got) if got < BLOCK => Err(Damage::Short),
-                        Ok(_) => SumsBlock::decode(&bytes, self.algorithm, self.pool, number)
-                            .map_err(|_| Damage::Checksum),
-                    };
+                let copy = match mirror.backing().read_at(FileName::Sums, offset, &mut bytes) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        Err(Damage::Missing)
+                    }
+                    Err(_) => Err(Damage::Unreadable),
+                    Ok(got) if got < BLOCK => Err(Damage::Short),
+                    Ok(_) => SumsBlock::decode(&bytes, self.algorithm, self.pool, number)
+                        .map_err(|_| Damage::Checksum),
+                };
                 copies.push((mirror.id, slot, copy));
             }
         }
@@ -234,11 +231,7 @@ impl SumsTable {
     }
 
     /// Makes both slots of every block on the target those of the others.
-    pub(super) fn copy(
-        &self,
-        mirrors: &MirrorSet,
-        target: &Target,
-    ) -> Result<Copied, MirrorError> {
+    pub(super) fn copy(&self, mirrors: &MirrorSet, target: &Target) -> Result<Copied, MirrorError> {
         let mut total = Copied::default();
         for (block, state) in self.blocks.iter().enumerate() {
             for slot in 0..2 {

@@ -107,8 +107,10 @@ pub enum OpenError {
         "split-brain: {first} and {second} were each written to without the other, since LSN \
              {}. {first} has {}; {second} has {}. Mount with -o prefer=DIR to keep what DIR has: \
              what the other has is set aside in its directory and replaced. To look first, mount \
-             each alone with -o ro", since(first, second), HistoryText(first, second),
-             HistoryText(second, first)
+             each alone with -o ro",
+        since(first, second),
+        HistoryText(first, second),
+        HistoryText(second, first)
     )]
     SplitBrain {
         /// One of them.
@@ -334,7 +336,9 @@ pub fn choose(candidates: &[Candidate], prefer: Option<usize>) -> Result<Choice,
         .members
         .iter()
         .map(|member| {
-            let found = known.iter().find(|(_, _, superblock)| superblock.mirror == member.uuid);
+            let found = known
+                .iter()
+                .find(|(_, _, superblock)| superblock.mirror == member.uuid);
             let Some((index, _, superblock)) = found else {
                 return Standing::Absent;
             };

@@ -48,7 +48,9 @@ impl Errors {
     fn forget(&mut self, now: i64) {
         let passed = now.saturating_sub(self.at) / FORGET_ONE;
         if passed > 0 {
-            self.spent = self.spent.saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX));
+            self.spent = self
+                .spent
+                .saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX));
             self.at = now;
         }
     }
@@ -88,7 +90,11 @@ impl Health {
             return;
         }
         let before = self.pace.load(Ordering::Relaxed);
-        let after = if before == 0 { each } else { before - before / 16 + each / 16 };
+        let after = if before == 0 {
+            each
+        } else {
+            before - before / 16 + each / 16
+        };
         self.pace.store(after.max(1), Ordering::Relaxed);
         self.timed.fetch_add(1, Ordering::Relaxed);
     }
@@ -144,7 +150,12 @@ impl MirrorSet {
         }
         let known: Vec<_> = mirrors
             .iter()
-            .map(|mirror| (mirror.state() == MirrorState::Suspect, mirror.health.known_pace()))
+            .map(|mirror| {
+                (
+                    mirror.state() == MirrorState::Suspect,
+                    mirror.health.known_pace(),
+                )
+            })
             .collect();
         let order = order(turn, &known);
         let mut ordered: Vec<Attached> = order.into_iter().map(|at| mirrors[at].clone()).collect();
@@ -212,7 +223,11 @@ mod tests {
     #[test]
     fn a_suspect_is_asked_last_and_a_much_slower_one_before_it() {
         for turn in 0..12 {
-            let mirrors = [(true, None), (false, Some(80_000)), (false, Some(1_000_000))];
+            let mirrors = [
+                (true, None),
+                (false, Some(80_000)),
+                (false, Some(1_000_000)),
+            ];
             assert_eq!(order(turn, &mirrors), [1, 2, 0]);
         }
     }
@@ -220,7 +235,9 @@ mod tests {
     #[test]
     fn the_faster_mirror_gets_more_reads() {
         let mirrors = [(false, Some(100_000)), (false, Some(300_000))];
-        let fast = (0..400).filter(|turn| order(*turn, &mirrors)[0] == 0).count();
+        let fast = (0..400)
+            .filter(|turn| order(*turn, &mirrors)[0] == 0)
+            .count();
         assert_eq!(fast, 300);
     }
 

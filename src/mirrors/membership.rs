@@ -136,10 +136,7 @@ impl MirrorSet {
     ///
     /// # Errors
     /// As [`MirrorSet::take_out`].
-    pub(super) fn let_go(
-        &self,
-        gone: &[(MirrorId, MirrorState, &str)],
-    ) -> Result<(), MirrorError> {
+    pub(super) fn let_go(&self, gone: &[(MirrorId, MirrorState, &str)]) -> Result<(), MirrorError> {
         self.leave(&mut self.membership.lock(), gone)
     }
 
@@ -312,7 +309,9 @@ impl MirrorSet {
     fn enter(&self, newcomer: Newcomer) -> MirrorId {
         let mut mirrors = self.mirrors.write();
         let (label, backing) = (newcomer.label, newcomer.backing);
-        let known = mirrors.iter_mut().find(|mirror| mirror.uuid == newcomer.uuid);
+        let known = mirrors
+            .iter_mut()
+            .find(|mirror| mirror.uuid == newcomer.uuid);
         let mirror = match known {
             Some(slot) => {
                 *slot = Arc::new(slot.attached_anew(label, backing));
@@ -328,7 +327,8 @@ impl MirrorSet {
         };
         drop(mirrors);
         log::info!("{} is being brought up to date", mirror.label());
-        self.witness.mirror_state(&mirror, "to be brought up to date");
+        self.witness
+            .mirror_state(&mirror, "to be brought up to date");
         mirror.id
     }
 
@@ -357,7 +357,9 @@ impl MirrorSet {
         let Some(mirror) = mirror.filter(|mirror| mirror.state() == MirrorState::Resyncing) else {
             let mirror = self.mirror(id);
             return Err(MembershipError::NotResyncing {
-                state: mirror.as_ref().map_or("removed", |mirror| mirror.state().name()),
+                state: mirror
+                    .as_ref()
+                    .map_or("removed", |mirror| mirror.state().name()),
                 mirror: mirror.map_or_else(String::new, |mirror| mirror.name()),
             });
         };

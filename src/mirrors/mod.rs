@@ -27,8 +27,8 @@ mod set;
 mod target;
 mod write;
 
-pub use decide::{Damage, Outcome, Verdict};
 pub use choose::{Candidate, Choice, History, OpenError, Standing, choose, read_superblock};
+pub use decide::{Damage, Outcome, Verdict};
 pub use health::READ_ERROR_BUDGET;
 pub use membership::{MembershipError, Newcomer};
 pub use read::{BadBlock, Mend, Place};

@@ -31,7 +31,9 @@ impl MirrorSet {
         };
         let squeezed = |mirror: &Attached| {
             let most = (mirror.room() / SQUEEZED_PART).max(SQUEEZED_MIN);
-            mirror.consumed().is_some_and(|consumed| consumed.saturating_sub(own) > most)
+            mirror
+                .consumed()
+                .is_some_and(|consumed| consumed.saturating_sub(own) > most)
         };
         if !full.iter().all(squeezed) {
             return Ok(false);
@@ -50,11 +52,7 @@ impl MirrorSet {
     ///
     /// # Errors
     /// [`MirrorError::NoSpace`]; [`MirrorError::AllFailed`] if no mirror can tell.
-    pub fn find_room(
-        &self,
-        bytes: u64,
-        kept: impl Fn(u64) -> u64,
-    ) -> Result<u64, MirrorError> {
+    pub fn find_room(&self, bytes: u64, kept: impl Fn(u64) -> u64) -> Result<u64, MirrorError> {
         let mut least: Option<u64> = None;
         let mut full = Vec::new();
         for mirror in self.current() {

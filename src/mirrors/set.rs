@@ -201,7 +201,9 @@ impl Mirror {
     /// Changes the state if it is `from`; returns whether it was.
     pub(super) fn change_state(&self, from: MirrorState, to: MirrorState, cause: &str) -> bool {
         let (ordering, from, to) = (Ordering::AcqRel, from.id(), to.id());
-        let changed = self.state.compare_exchange(from, to, ordering, Ordering::Acquire);
+        let changed = self
+            .state
+            .compare_exchange(from, to, ordering, Ordering::Acquire);
         if changed.is_ok() {
             cause.clone_into(&mut self.cause.lock());
         }

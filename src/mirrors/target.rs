@@ -141,7 +141,11 @@ impl MirrorSet {
                 error.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             );
-            let state = if full { MirrorState::Offline } else { MirrorState::Failed };
+            let state = if full {
+                MirrorState::Offline
+            } else {
+                MirrorState::Failed
+            };
             if let Err(error) = self.let_go(&[(target.mirror.id, state, &cause)]) {
                 log::error!("{error}");
             }

@@ -119,9 +119,7 @@ impl MirrorSet {
     /// As [`MirrorSet::write`].
     pub fn reserve(&self, file: FileName, offset: u64, len: u64) -> Result<(), MirrorError> {
         self.on_all("reserve space in", file, |mirror| {
-            self.revive(mirror, file, || {
-                mirror.backing().reserve(file, offset, len)
-            })
+            self.revive(mirror, file, || mirror.backing().reserve(file, offset, len))
         })
     }
 

@@ -9,8 +9,10 @@ use parking_lot::{Condvar, Mutex};
 use super::checkpoint::Checkpointing;
 use super::error::{PoolError, Result};
 use super::incidents::Incidents;
+use super::load::Load;
 use super::locks::InodeLocks;
 use super::open::{CommitMode, OpenOptions};
+use super::orders::Orders;
 use super::recover::RecoveryReport;
 use super::status::ResyncStatus;
 use crate::format::{Algorithm, Ino, Lsn, Record, SegmentNo, Timestamp, TxnBody, Uuid};
@@ -105,6 +107,8 @@ pub struct Pool {
     /// Bytes that may be written before free space is looked at again.
     pub(super) headroom: AtomicI64,
     pub(super) resync: Mutex<Option<ResyncStatus>>,
+    pub(super) orders: Orders,
+    load: Load,
     group: GroupCommit,
     /// Whether this mount has announced on disk that it writes.
     active: AtomicBool,
@@ -160,6 +164,8 @@ impl Pool {
             last_commit: AtomicU64::new(last),
             headroom: AtomicI64::new(0),
             resync: Mutex::new(None),
+            orders: Orders::default(),
+            load: Load::default(),
             group: GroupCommit::default(),
             active: AtomicBool::new(parts.active),
             activating: Mutex::new(()),
@@ -204,6 +210,11 @@ impl Pool {
     /// Key of the hash that orders directory entries.
     pub const fn hash_key(&self) -> [u8; 16] {
         self.hash_key
+    }
+
+    /// What applications ask for: every request of theirs that may touch a disk is counted there.
+    pub const fn load_of_applications(&self) -> &Load {
+        &self.load
     }
 
     /// The time.
@@ -339,7 +350,9 @@ impl Pool {
                     self.journal.append(&Record::DataImage(image));
                 }
             }
-            Images::Journal(_) | Images::Segments => self.guard(self.segments.sync(&|| self.lsn()))?,
+            Images::Journal(_) | Images::Segments => {
+                self.guard(self.segments.sync(&|| self.lsn()))?
+            }
         }
         self.guard(self.journal.sync())?;
         self.journal.set_synced(upto);

@@ -127,9 +127,13 @@ const LAYOUT: [FileName; 4] = [
 
 /// Makes the files of a mirror that are not there, and the text for people.
 pub(super) fn lay_out_empty(mirror: &dyn Backing) -> io::Result<()> {
-    LAYOUT.into_iter().try_for_each(|file| mirror.create(file))?;
+    LAYOUT
+        .into_iter()
+        .try_for_each(|file| mirror.create(file))?;
     mirror.write_at(FileName::Readme, 0, &[README.as_bytes()])?;
-    LAYOUT.into_iter().try_for_each(|file| mirror.sync_name(file))
+    LAYOUT
+        .into_iter()
+        .try_for_each(|file| mirror.sync_name(file))
 }
 
 fn lay_out(mirror: &dyn Backing, journal_size: u64) -> io::Result<()> {

@@ -99,9 +99,9 @@ impl Pool {
         found.ok_or_else(|| MemberError::NotMember(name.to_owned()))
     }
 
-    fn open_directory(&self, path: &str) -> MemberResult<Arc<dyn Backing>> {
+    fn open_directory(&self, path: &str, new: bool) -> MemberResult<Arc<dyn Backing>> {
         let outside = self.options.outside.as_ref().ok_or(MemberError::NoOpener)?;
-        (outside.open)(path).map_err(|error| MemberError::Directory {
+        (outside.open)(path, new).map_err(|error| MemberError::Directory {
             mirror: path.to_owned(),
             cause: error.to_string(),
         })
@@ -157,9 +157,9 @@ impl Pool {
         let backing = match &named {
             Ok(mirror) => match mirror.backing() {
                 Some(backing) => Arc::clone(backing),
-                None => self.open_directory(mirror.label())?,
+                None => self.open_directory(mirror.label(), false)?,
             },
-            Err(_) => self.open_directory(path)?,
+            Err(_) => self.open_directory(path, false)?,
         };
         self.take_back(path, backing)?;
         Ok(())
@@ -193,7 +193,11 @@ impl Pool {
         }
         // It may be an older copy of itself than the pool remembers.
         let claimed = own.member(own.mirror).map_or(Lsn(0), |own| own.lsn);
-        let lsn = if aside { Lsn(0) } else { member.lsn.min(claimed) };
+        let lsn = if aside {
+            Lsn(0)
+        } else {
+            member.lsn.min(claimed)
+        };
         let label = match mirror.label() {
             "" => path.to_owned(),
             label if mirror.backing().is_some() => label.to_owned(),
@@ -223,7 +227,7 @@ impl Pool {
         if let Ok(mirror) = self.member(path) {
             return Err(MemberError::Belongs(mirror.name()));
         }
-        let backing = self.open_directory(path)?;
+        let backing = self.open_directory(path, true)?;
         match read_superblock(backing.as_ref()) {
             Ok(own) if self.mirrors.superblock().member(own.mirror).is_some() => {
                 return Err(MemberError::Belongs(path.to_owned()));
@@ -251,7 +255,9 @@ impl Pool {
     pub fn mirror_remove(&self, name: &str) -> MemberResult<()> {
         self.may_change()?;
         let mirror = self.member(name)?;
-        let removed = self.mirrors.expel(mirror.uuid, "was removed by the operator")?;
+        let removed = self
+            .mirrors
+            .expel(mirror.uuid, "was removed by the operator")?;
         self.discharge(&removed);
         Ok(())
     }
@@ -260,17 +266,19 @@ impl Pool {
     fn discharge(&self, mirror: &Mirror) {
         let directory = match mirror.backing() {
             Some(backing) => Ok(Arc::clone(backing)),
-            None => self.open_directory(mirror.label()),
+            None => self.open_directory(mirror.label(), false),
         };
-        let removed = directory.map_err(|error| error.to_string()).and_then(|directory| {
-            let own = read_superblock(directory.as_ref()).map_err(|error| error.to_string())?;
-            if own.mirror != mirror.uuid {
-                return Ok(());
-            }
-            directory
-                .remove(FileName::Superblock)
-                .map_err(|error| error.to_string())
-        });
+        let removed = directory
+            .map_err(|error| error.to_string())
+            .and_then(|directory| {
+                let own = read_superblock(directory.as_ref()).map_err(|error| error.to_string())?;
+                if own.mirror != mirror.uuid {
+                    return Ok(());
+                }
+                directory
+                    .remove(FileName::Superblock)
+                    .map_err(|error| error.to_string())
+            });
         if let Err(cause) = removed {
             log::warn!(
                 "{} is no member any more, but its superblock is still there: {cause}",
@@ -310,10 +318,7 @@ impl Pool {
     /// Takes back the next mirror that is out without the operator's wish and can be reached: one
     /// that was behind at mount, or whose directory is there again with room. `may_try` says for
     /// each whether its directory is to be looked at now. Returns the one that was taken back.
-    pub fn take_back_next(
-        &self,
-        may_try: &mut dyn FnMut(&Mirror) -> bool,
-    ) -> Option<MirrorId> {
+    pub fn take_back_next(&self, may_try: &mut dyn FnMut(&Mirror) -> bool) -> Option<MirrorId> {
         if self.read_only() || self.failure().is_some() {
             return None;
         }
@@ -334,7 +339,7 @@ impl Pool {
     fn try_take_back(&self, mirror: &Mirror) -> MemberResult<MirrorId> {
         let backing = match mirror.backing() {
             Some(backing) => Arc::clone(backing),
-            None => self.open_directory(mirror.label())?,
+            None => self.open_directory(mirror.label(), false)?,
         };
         let space = backing.space().map_err(|error| MemberError::Directory {
             mirror: mirror.name(),
@@ -463,7 +468,9 @@ impl Pool {
 
     /// Takes the target out since its medium does not hold what was written to it.
     pub fn target_forgets(&self, target: &Target, file: FileName) -> PoolError {
-        let forgets = io::Error::other(format!("its medium does not hold what was written ({file})"));
+        let forgets = io::Error::other(format!(
+            "its medium does not hold what was written ({file})"
+        ));
         match self.mirrors.target_result::<()>(target, Err(forgets)) {
             Err(error) => error.into(),
             Ok(()) => PoolError::Failed {
@@ -474,8 +481,11 @@ impl Pool {
 
     /// Segments on the target that no other mirror has: of files that are long gone.
     pub fn superfluous_segments(&self, target: &Target) -> Vec<SegmentNo> {
-        let known: std::collections::BTreeSet<_> =
-            self.segment_files().into_iter().map(|(segment, _)| segment).collect();
+        let known: std::collections::BTreeSet<_> = self
+            .segment_files()
+            .into_iter()
+            .map(|(segment, _)| segment)
+            .collect();
         let newest = self.segments.next_segment();
         let own = target.mirror().backing().segments().unwrap_or_default();
         own.into_iter()
@@ -535,6 +545,11 @@ impl Pool {
         Ok(self.journal.copy(offset, len, target)?)
     }
 
+    /// Bytes per second for bringing mirrors up to date, if that was asked for.
+    pub const fn resync_rate(&self) -> Option<u64> {
+        self.options.resync_rate
+    }
+
     /// Size of the journal in bytes.
     pub const fn journal_size(&self) -> u64 {
         self.journal.size()
@@ -551,7 +566,11 @@ impl Pool {
             self.checkpoint()?;
         }
         let replaced = self.mirrors.promote(id)?;
-        if let Some(mirror) = self.mirrors.mirror(id).as_ref().and_then(|m| m.backing().cloned())
+        if let Some(mirror) = self
+            .mirrors
+            .mirror(id)
+            .as_ref()
+            .and_then(|m| m.backing().cloned())
             && let Err(error) = mirror.forget_aside()
         {
             log::warn!("{}: what was set aside stays: {error}", mirror.label());
@@ -590,4 +609,3 @@ impl Pool {
         self.guard(self.mirrors.miss_directories())
     }
 }
-

@@ -21,10 +21,13 @@ mod create;
 mod data;
 mod error;
 mod incidents;
+mod load;
 mod locks;
 mod members;
 mod open;
+mod orders;
 mod paths;
+mod progress;
 mod recover;
 mod report;
 mod space;
@@ -36,9 +39,14 @@ pub use create::{CreateError, CreateOptions, create};
 pub use data::PoolSpace;
 pub use error::{PoolError, Result};
 pub use incidents::FileHealth;
+pub use load::{Load, Serving};
 pub use locks::{ExclusiveGuard, SharedGuard};
 pub use members::{CopiedOwner, MemberError};
-pub use open::{Clock, CommitMode, MountError, Named, OpenOptions, Outside, system_clock};
+pub use open::{
+    Clock, CommitMode, MountError, Named, OpenDirectory, OpenOptions, Outside, system_clock,
+};
+pub use orders::{MemberAction, MemberAnswer, MemberOrder};
+pub use progress::{Monotonic, Progress, monotonic};
 pub use recover::RecoveryReport;
 pub use verify::Owned;
 

@@ -30,10 +30,13 @@ const KNOWN_RO_FEATURES: u64 = 0;
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// Opens the directory of a mirror; the flag says that it is to become one.
+pub type OpenDirectory = dyn Fn(&str, bool) -> std::io::Result<Arc<dyn Backing>> + Send + Sync;
+
 /// What a pool needs from outside for mirrors that come while it is open.
 pub struct Outside {
     /// Opens the directory of a mirror, for this pool alone.
-    pub open: Box<dyn Fn(&str) -> std::io::Result<Arc<dyn Backing>> + Send + Sync>,
+    pub open: Box<OpenDirectory>,
     /// Random bytes for a new UUID.
     pub random: Box<dyn Fn() -> [u8; 16] + Send + Sync>,
 }
@@ -90,6 +93,8 @@ pub struct OpenOptions {
     pub prefer: Option<String>,
     /// Path of the mirror that reads go to as long as it can answer.
     pub read_from: Option<String>,
+    /// Bytes per second for bringing mirrors up to date; none: as fast as applications let it.
+    pub resync_rate: Option<u64>,
     /// For mirrors that come back or are new; without it none can.
     pub outside: Option<Arc<Outside>>,
 }
@@ -120,6 +125,7 @@ impl Default for OpenOptions {
             space_kept: None,
             prefer: None,
             read_from: None,
+            resync_rate: None,
             outside: None,
         }
     }
@@ -222,7 +228,15 @@ impl Pool {
         };
         let incidents = Arc::new(Incidents::new(Arc::clone(&options.clock), ledger));
         let witness = Arc::clone(&incidents);
+        let pinned = match &options.read_from {
+            None => None,
+            Some(path) => mirrors
+                .iter()
+                .find(|mirror| mirror.label() == path.as_str()),
+        };
+        let pinned = pinned.map(|mirror| mirror.uuid);
         let set = MirrorSet::new(mirrors, choice.superblock, witness, options.parallel);
+        set.read_from(pinned);
         let parts = recover::recover(Arc::new(set), incidents, options)?;
         let pool = Pool::assemble(parts);
         pool.record_incidents();

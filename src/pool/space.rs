@@ -151,7 +151,9 @@ impl Pool {
 
     /// Bytes up to which a segment may have been written, now or as of the last checkpoint.
     pub(super) fn segment_end(&self, segment: SegmentNo) -> Result<u32> {
-        let known = self.segments.with_accounts(|accounts| accounts.get(segment));
+        let known = self
+            .segments
+            .with_accounts(|accounts| accounts.get(segment));
         let stored = self.checkpointed_segment(segment)?;
         let end = |row: Option<SegmentRow>| row.map_or(0, |row| row.end);
         Ok(end(known).max(end(stored)))

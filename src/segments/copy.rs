@@ -75,7 +75,9 @@ impl Segments {
         let current = self.mirrors().current();
         let read = |mirror: &Attached| {
             let mut bytes = vec![0; max];
-            let got = mirror.backing().read_at(place.file, place.offset, &mut bytes);
+            let got = mirror
+                .backing()
+                .read_at(place.file, place.offset, &mut bytes);
             bytes.truncate(got.unwrap_or(0));
             own_header(&bytes, row, width)
         };

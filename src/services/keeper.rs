@@ -1,7 +1,8 @@
 //! The threads that keep a mounted pool in order.
 //!
 //! One makes operations durable within the commit interval and checkpoints when they are due; the
-//! other repairs, reclaims space and writes the ledger. A thread that panics stops the pool,
+//! next repairs, reclaims space and writes the ledger; a third looks after the mirrors and brings
+//! those up to date that were away. A thread that panics stops the pool,
 //! loudly.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::inspect::Inspector;
+use super::pace::Pace;
 use super::reclaim::Reclaim;
+use super::resync::Resync;
 use crate::pool::{CommitMode, Pool, PoolError, Result};
 
 /// A checkpoint is made at least this long after a change, so that freed space comes back.
@@ -68,6 +71,7 @@ impl Keeper {
         if !pool.read_only() {
             pool.serve_checkpoints(true);
             keeper.spawn("mendfs-commit", commit_loop)?;
+            keeper.spawn("mendfs-resync", resync_loop)?;
         }
         keeper.spawn("mendfs-chores", chores_loop)?;
         Ok(keeper)
@@ -163,6 +167,38 @@ fn chores_loop(pool: &Arc<Pool>, bell: &Bell) {
         pool.record_incidents();
         if !more {
             bell.wait(CHORES_EVERY);
+        }
+    }
+}
+
+/// A pool that lacks a copy is in danger: without a rate asked for, applications get the other half
+/// of the time while they want it.
+fn resync_loop(pool: &Arc<Pool>, bell: &Bell) {
+    let mut resync = Resync::new(Arc::clone(pool));
+    let mut pace = Pace::new(pool, pool.resync_rate());
+    let (rated, mut idle) = (pool.resync_rate().is_some(), true);
+    while !bell.stopped() && pool.failure().is_none() {
+        pool.carry_out_orders();
+        let begun = Instant::now();
+        let wait = match resync.step() {
+            Ok(Some(_)) if idle => {
+                idle = false;
+                pace.resume();
+                Duration::ZERO
+            }
+            Ok(Some(bytes)) if rated => pace.account(bytes),
+            Ok(Some(bytes)) => pace.account(bytes).min(begun.elapsed()),
+            Ok(None) => {
+                idle = true;
+                CHORES_EVERY
+            }
+            Err(error) => {
+                report("bringing a mirror up to date", Err(error));
+                CHECKPOINT_AGE
+            }
+        };
+        if !wait.is_zero() {
+            bell.wait(wait);
         }
     }
 }

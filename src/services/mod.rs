@@ -3,10 +3,14 @@
 
 pub mod inspect;
 pub mod keeper;
+pub mod pace;
 pub mod reclaim;
+pub mod resync;
 pub mod verify;
 
 pub use inspect::Inspector;
 pub use keeper::Keeper;
+pub use pace::Pace;
 pub use reclaim::Reclaim;
+pub use resync::Resync;
 pub use verify::{Finding, Verifier, VerifyReport};

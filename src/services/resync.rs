@@ -18,12 +18,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::pace::Progress;
 use crate::backing::FileName;
 use crate::format::{BLOCK_U64, Key, Lsn, SegmentNo, Table, Uuid};
 use crate::mirrors::{Copied, Mirror, MirrorId, MirrorState, Target};
 use crate::pool::status::ResyncStatus;
-use crate::pool::{CopiedOwner, Pool, PoolError, Result};
+use crate::pool::{CopiedOwner, Pool, PoolError, Progress, Result, monotonic};
 
 /// Rows copied side by side in one step.
 const ROWS: usize = 64;
@@ -48,7 +47,10 @@ enum Phase {
     /// Copying rows from here on.
     Data(Key),
     /// Reading back what was copied to a segment, from this row on.
-    Check { segment: SegmentNo, from: Key },
+    Check {
+        segment: SegmentNo,
+        from: Key,
+    },
     /// What lies between live data, of these segments, the last one first.
     Gaps(Vec<SegmentNo>),
     /// Index pages from this one on.
@@ -151,7 +153,8 @@ impl Resync {
         match self.advance(&mut job, &target, now) {
             Ok(true) => {
                 let went = job.copied.compared - before;
-                job.progress.advance(went, self.pool.now());
+                let total = job.progress.total().max(job.copied.compared);
+                job.progress.set(job.copied.compared, total);
                 self.pool.set_resync_status(Some(job.status()));
                 self.job = Some(job);
                 Ok(Some(went))
@@ -195,7 +198,9 @@ impl Resync {
             Some(id) => id,
             None => {
                 let retries = &mut self.retries;
-                let taken = self.pool.take_back_next(&mut |mirror| may_try(retries, mirror, now));
+                let taken = self
+                    .pool
+                    .take_back_next(&mut |mirror| may_try(retries, mirror, now));
                 match taken {
                     Some(id) => id,
                     None => return Ok(None),
@@ -218,6 +223,8 @@ impl Resync {
         let data: u64 = self.behind(has)?.iter().map(|(_, live)| live).sum();
         let total = data + pages + self.pool.journal_size();
         let mirror = target.mirror();
+        let mut progress = Progress::new(monotonic());
+        progress.start(0, total);
         Ok(Job {
             id: mirror.id,
             uuid: mirror.uuid,
@@ -231,7 +238,7 @@ impl Resync {
             lost: 0,
             pass: Copied::default(),
             tries: 0,
-            progress: Progress::new(total, self.pool.now()),
+            progress,
             started: now,
         })
     }
@@ -244,7 +251,11 @@ impl Resync {
         while at > 0 && has > Lsn(0) {
             at -= 1;
             // The first extent of a segment is its oldest.
-            if self.pool.first_born(segments[at].0)?.is_some_and(|born| born <= has) {
+            if self
+                .pool
+                .first_born(segments[at].0)?
+                .is_some_and(|born| born <= has)
+            {
                 return Ok(segments.split_off(at));
             }
         }
@@ -284,8 +295,13 @@ impl Resync {
             Phase::Pages(from) => self.copy_pages(job, target, from)?,
             Phase::Sums => {
                 job.pass.add(self.pool.copy_sums(target)?);
-                self.again(job, target, &[FileName::Index, FileName::Sums], Phase::Pages(0))?
-                    .unwrap_or(Phase::Journal(0))
+                self.again(
+                    job,
+                    target,
+                    &[FileName::Index, FileName::Sums],
+                    Phase::Pages(0),
+                )?
+                .unwrap_or(Phase::Journal(0))
             }
             Phase::Journal(at) => {
                 let len = (self.pool.journal_size() - at).min(JOURNAL_STEP);
@@ -317,7 +333,9 @@ impl Resync {
         let end = Key::table_end(Table::Reverse);
         let mut rows = self.pool.scan(&from, &end, ROWS)?;
         let Some((first, _)) = rows.first() else {
-            return Ok(self.close_segment(job, target)?.unwrap_or_else(|| self.gaps(target)));
+            return Ok(self
+                .close_segment(job, target)?
+                .unwrap_or_else(|| self.gaps(target)));
         };
         let (segment, ..) = first.reverse_parts()?;
         if job.segment.is_some_and(|(current, _)| current != segment)
@@ -329,7 +347,8 @@ impl Resync {
         let mut written = written;
         // The rows of one segment at a time.
         let other = rows.iter().position(|(key, _)| {
-            key.reverse_parts().is_ok_and(|(other, ..)| other != segment)
+            key.reverse_parts()
+                .is_ok_and(|(other, ..)| other != segment)
         });
         rows.truncate(other.unwrap_or(rows.len()));
         let outcomes: Vec<_> = rows
@@ -435,7 +454,11 @@ impl Resync {
         let copied = self.pool.copy_pages(target, from, to)?;
         job.pass.add(copied);
         job.copied.add(copied);
-        Ok(if to < end { Phase::Pages(to) } else { Phase::Sums })
+        Ok(if to < end {
+            Phase::Pages(to)
+        } else {
+            Phase::Sums
+        })
     }
 
     /// After a pass that moved something: another one, which compares what the medium holds.
@@ -471,8 +494,8 @@ impl Job {
             done_bytes: self.progress.done(),
             total_bytes: self.progress.total(),
             moved_bytes: self.copied.moved,
-            rate: self.progress.rate(),
-            eta_seconds: self.progress.eta(),
+            rate: self.progress.rate().unwrap_or(0),
+            eta_seconds: self.progress.eta().map(|eta| eta.as_secs()),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::pool::FileHealth;
 
 use super::error::{Result, VfsError};
 use super::filesystem::Vfs;
-use super::types::{Attr, DirItem, Whence};
+use super::types::{Attr, Caller, DirItem, Whence};
 
 const DIRECTORY_NAME: &[u8] = b".mendfs";
 /// Control inodes have this number and those above; stored inodes never get there.
@@ -39,9 +39,13 @@ const REPORTS: [(&[u8], Ino, Report); 1] = [(b"status.json", Ino(DIRECTORY.0 + 1
 const ATTRIBUTES: &[u8] = b"user.mendfs.";
 const STATUS: &[u8] = b"user.mendfs.status";
 const STATUS_JSON: &[u8] = b"user.mendfs.status.json";
+const MIRRORS: &[u8] = b"user.mendfs.mirrors";
+const MIRRORS_JSON: &[u8] = b"user.mendfs.mirrors.json";
+/// Takes orders to the mirror set, and gives their answers. Not listed.
+const MIRRORS_CONTROL: &[u8] = b"user.mendfs.mirrors.control";
 const HEALTH: &[u8] = b"user.mendfs.health";
 /// Attributes of the root directory, listed there.
-const ROOT_ATTRIBUTES: [&[u8]; 2] = [STATUS, STATUS_JSON];
+const ROOT_ATTRIBUTES: [&[u8]; 4] = [STATUS, STATUS_JSON, MIRRORS, MIRRORS_JSON];
 
 #[derive(Debug)]
 struct Snapshot {
@@ -236,18 +240,56 @@ impl Vfs {
         match name {
             STATUS if ino == Ino::ROOT => self.status_text().map(Some),
             STATUS_JSON if ino == Ino::ROOT => self.status_json().map(Some),
+            MIRRORS if ino == Ino::ROOT => self.mirrors_text().map(Some),
+            MIRRORS_JSON if ino == Ino::ROOT => {
+                Ok(Some(format!("{:#}\n", self.mirrors_value()?).into_bytes()))
+            }
+            MIRRORS_CONTROL if ino == Ino::ROOT => {
+                let answers = serde_json::to_value(self.pool.answers()).map_err(report_failed)?;
+                Ok(Some(answers.to_string().into_bytes()))
+            }
             HEALTH if !is_control(ino) => Ok(Some(self.health_text(ino)?)),
             _ => Err(VfsError::NoData),
         }
     }
 
     fn status_value(&self) -> Result<serde_json::Value> {
-        serde_json::to_value(self.pool.status()).map_err(|error| {
-            // Plain data always serialises; should it not, the report fails and says why.
-            VfsError::Pool(crate::pool::PoolError::Failed {
-                reason: format!("status: {error}"),
-            })
-        })
+        serde_json::to_value(self.pool.status()).map_err(report_failed)
+    }
+
+    fn mirrors_value(&self) -> Result<serde_json::Value> {
+        let status = self.pool.status();
+        serde_json::to_value(serde_json::json!({
+            "schema": status.schema,
+            "mirrors": status.mirrors,
+            "resync": status.resync,
+        }))
+        .map_err(report_failed)
+    }
+
+    fn mirrors_text(&self) -> Result<Vec<u8>> {
+        let mut text = String::new();
+        flatten("", &self.mirrors_value()?, &mut text);
+        Ok(text.into_bytes())
+    }
+
+    /// Whether writing this attribute of the root is an order.
+    pub(super) fn is_order(name: &[u8]) -> bool {
+        name == MIRRORS_CONTROL
+    }
+
+    /// Takes an order from the owner of the root or from root.
+    pub(super) fn give_order(&self, caller: &Caller, name: &[u8], value: &[u8]) -> Result<()> {
+        if caller.uid != 0 && caller.uid != self.row(Ino::ROOT)?.uid {
+            return Err(VfsError::NotPermitted);
+        }
+        debug_assert!(Vfs::is_order(name));
+        let order = serde_json::from_slice(value).map_err(|_| VfsError::Invalid)?;
+        if self.pool.order(order) {
+            Ok(())
+        } else {
+            Err(VfsError::NoSpace)
+        }
     }
 
     fn status_json(&self) -> Result<Vec<u8>> {
@@ -274,6 +316,13 @@ impl Vfs {
             }
         })
     }
+}
+
+/// Plain data always serialises; should it not, the report fails and says why.
+fn report_failed(error: serde_json::Error) -> VfsError {
+    VfsError::Pool(crate::pool::PoolError::Failed {
+        reason: format!("a report: {error}"),
+    })
 }
 
 /// Attributes of the directory or of a report: root's, and for reading only.

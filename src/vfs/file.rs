@@ -103,6 +103,7 @@ impl Vfs {
         if is_control(ino) {
             return self.control_read(ino, offset, len, out);
         }
+        let _serving = self.pool.load_of_applications().serve();
         let result = self.read_locked(ino, offset, len, out);
         if result.is_err() {
             // Bytes of an earlier read must not be taken for an answer.
@@ -167,6 +168,7 @@ impl Vfs {
         if is_control(ino) {
             return Err(VfsError::NotPermitted);
         }
+        let _serving = self.pool.load_of_applications().serve();
         let data = &data[..data.len().min(WRITE_MAX)];
         let data = self.clip(offset, data)?;
         let _stripe = self.lock_content(ino, Intent::Grow)?;

@@ -83,6 +83,7 @@ impl Vfs {
     /// # Errors
     /// What the pool fails with.
     pub fn fsync(&self, _ino: Ino, _data_only: bool) -> Result<()> {
+        let _serving = self.pool.load_of_applications().serve();
         // History is one journal: there is no way, and no need, to sync one file of it.
         Ok(self.pool.sync()?)
     }

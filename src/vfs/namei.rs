@@ -31,6 +31,7 @@ impl Vfs {
         if let Some(attr) = self.control_lookup(parent, name)? {
             return Ok(attr);
         }
+        let _serving = self.pool.load_of_applications().serve();
         let _namespace = self.namespace.read();
         let ino = match name {
             b"." | b".." => {
