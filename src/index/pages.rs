@@ -258,19 +258,21 @@ impl PageStore {
         for page in from..to {
             let shared = self.shared.read();
             let undefined = shared.sums.get(page).generation == 0;
-            if (shared.writing || undefined) && shared.staged.contains_key(&page) {
+            if shared.writing && shared.staged.contains_key(&page) {
                 continue;
             }
-            let mut bytes = vec![0; BLOCK];
             let offset = u64::from(page) * BLOCK_U64;
-            if undefined {
+            let copied = if undefined {
                 // Nobody reads it, but the mirrors are to be the same.
-                self.mirrors.read_raw(FileName::Index, offset, &mut bytes);
-            } else if self.read_committed(&shared, page, &mut bytes).is_err() {
-                // Lost everywhere, and told as that.
-                continue;
-            }
-            let copied = target.match_bytes(FileName::Index, offset, &bytes);
+                self.mirrors.match_gap(target, FileName::Index, offset, BLOCK_U64)
+            } else {
+                let mut bytes = vec![0; BLOCK];
+                if self.read_committed(&shared, page, &mut bytes).is_err() {
+                    // Lost everywhere, and told as that.
+                    continue;
+                }
+                target.match_bytes(FileName::Index, offset, &bytes)
+            };
             total.add(self.mirrors.target_result(target, copied)?);
         }
         Ok(total)

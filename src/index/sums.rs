@@ -250,10 +250,11 @@ impl SumsTable {
                 let read = |bytes: &mut [u8]| {
                     mirrors.read(place, bytes, &|_, bytes| ours(bytes), Mend::Now)
                 };
-                if !in_use || read(&mut bytes).is_err() {
-                    mirrors.read_raw(FileName::Sums, place.offset, &mut bytes);
-                }
-                let copied = target.match_bytes(FileName::Sums, place.offset, &bytes);
+                let copied = if in_use && read(&mut bytes).is_ok() {
+                    target.match_bytes(FileName::Sums, place.offset, &bytes)
+                } else {
+                    mirrors.match_gap(target, FileName::Sums, place.offset, BLOCK_U64)
+                };
                 total.add(mirrors.target_result(target, copied)?);
             }
         }

@@ -263,7 +263,7 @@ fn closing_after_a_checkpoint_that_a_full_disk_stopped_loses_nothing() {
     pool.checkpoint().unwrap();
     // Anything that needs space in a checkpoint will do.
     disks[1].delete(FileName::Sums);
-    disks[1].set_capacity(0);
+    disks.iter().for_each(|disk| disk.set_capacity(0));
     put_for_sure(&pool, 2, b"frozen");
     let stopped = pool.checkpoint();
     assert!(
@@ -272,7 +272,7 @@ fn closing_after_a_checkpoint_that_a_full_disk_stopped_loses_nothing() {
     );
     put_for_sure(&pool, 1, b"after");
     pool.sync().unwrap();
-    disks[1].set_capacity(1 << 30);
+    disks.iter().for_each(|disk| disk.set_capacity(1 << 30));
     pool.close().unwrap();
     drop(pool);
     let pool = Pool::open(plugged(&disks), small()).unwrap();
@@ -295,7 +295,7 @@ fn a_checkpoint_after_an_undone_one_can_itself_be_finished_by_recovery() {
         }
         // The second mirror's index is gone and there is no room for another.
         disks[1].delete(FileName::Index);
-        disks[1].set_capacity(0);
+        disks.iter().for_each(|disk| disk.set_capacity(0));
         for number in 0..400 {
             put_for_sure(&pool, number, &[9; 900]);
         }
@@ -313,7 +313,7 @@ fn a_checkpoint_after_an_undone_one_can_itself_be_finished_by_recovery() {
         pool.sync().unwrap();
         world.cut_power();
         drop(pool);
-        disks[1].set_capacity(1 << 30);
+        disks.iter().for_each(|disk| disk.set_capacity(1 << 30));
         world.power_cycle(PowerLoss::KeepAll);
         world.crash_at_change(world.changes() + at);
         let finished = Pool::open(plugged(&disks), small()).is_ok();
@@ -381,7 +381,7 @@ fn a_mirror_that_has_no_room_for_the_journal_goes_and_leaves_no_gap() {
     pool.sync().unwrap();
     // Whatever makes a filesystem below want space for what was allocated once.
     disks[1].delete(FileName::Journal);
-    disks[1].set_capacity(0);
+    disks.iter().for_each(|disk| disk.set_capacity(0));
     put_for_sure(&pool, 2, b"two");
     pool.sync().unwrap();
     put_for_sure(&pool, 3, b"three");
@@ -455,10 +455,10 @@ fn space_that_others_freed_can_be_used_again() {
     drop(pool);
     let pool = Pool::open(plugged(&disks), options(8 << 20)).unwrap();
     // Others take what the reserve of the next checkpoint needs.
-    disks[1].set_capacity(0);
+    disks.iter().for_each(|disk| disk.set_capacity(0));
     put_for_sure(&pool, 2, b"y");
     pool.checkpoint().unwrap();
-    disks[1].set_capacity(1 << 30);
+    disks.iter().for_each(|disk| disk.set_capacity(1 << 30));
     let refused = pool.begin(Intent::Grow);
     assert!(
         matches!(refused, Err(PoolError::NoSpace { .. })),

@@ -10,8 +10,10 @@ use mendfs::backing::Backing;
 use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng, SimSnapshot, SimWorld};
 use mendfs::format::Algorithm;
 use mendfs::pool::status::{MirrorState, MirrorStatus};
-use mendfs::pool::{Clock, CommitMode, CreateOptions, Named, OpenOptions, Pool, create};
-use mendfs::services::{Inspector, Reclaim, Verifier};
+use mendfs::pool::{
+    Clock, CommitMode, CreateOptions, Named, OpenOptions, Outside, Pool, create,
+};
+use mendfs::services::{Inspector, Reclaim, Resync, Verifier};
 use mendfs::vfs::{Vfs, VfsOptions};
 
 use super::model::time_of;
@@ -89,6 +91,7 @@ pub(crate) struct Mounted {
     pub(crate) vfs: Vfs,
     pub(crate) reclaim: Reclaim,
     inspector: Inspector,
+    resync: Resync,
 }
 
 /// A computer with disks.
@@ -99,6 +102,8 @@ pub(crate) struct Machine {
     /// The disks that the next mount gets.
     pub(crate) present: Vec<bool>,
     pub(crate) mounted: Option<Mounted>,
+    /// Passed to the next mount.
+    pub(crate) prefer: Option<String>,
     clock: Arc<AtomicU64>,
 }
 
@@ -134,6 +139,7 @@ impl Machine {
             disks,
             config,
             mounted: None,
+            prefer: None,
             clock: Arc::default(),
         }
     }
@@ -171,6 +177,8 @@ impl Machine {
             segment_size: self.config.segment,
             index_reserve: self.config.reserve,
             space_kept: Some(self.config.kept),
+            prefer: self.prefer.clone(),
+            outside: Some(Arc::new(self.outside())),
             ..OpenOptions::default()
         }
     }
@@ -200,11 +208,13 @@ impl Machine {
         };
         let reclaim = Reclaim::new(Arc::clone(&pool));
         let inspector = Inspector::new(Arc::clone(&pool));
+        let resync = Resync::new(Arc::clone(&pool));
         let vfs = Vfs::new(pool, options).map_err(|error| error.to_string())?;
         self.mounted = Some(Mounted {
             vfs,
             reclaim,
             inspector,
+            resync,
         });
         Ok(())
     }
@@ -262,6 +272,55 @@ impl Machine {
             mounted.vfs.pool().repair_step(64);
         }
         Ok(())
+    }
+
+    /// Does a piece of bringing a mirror up to date; whether there is more.
+    pub(crate) fn resync_step(&mut self) -> Result<bool, String> {
+        let mounted = self.mounted.as_mut().expect("mounted");
+        let more = mounted.resync.step().map_err(|error| error.to_string())?;
+        Ok(more.is_some())
+    }
+
+    /// Brings mirrors up to date until nothing is left to do.
+    pub(crate) fn resync(&mut self) -> Result<(), String> {
+        while self.resync_step()? {}
+        Ok(())
+    }
+
+    /// Adds a disk to the computer, empty; returns its number.
+    pub(crate) fn add_disk(&mut self, name: &str) -> usize {
+        let disk = self.world.disk(name);
+        if let Some(capacity) = self.config.capacity {
+            disk.set_capacity(capacity);
+        }
+        self.disks.push(disk);
+        self.present.push(true);
+        self.disks.len() - 1
+    }
+
+    /// Unmounts and mounts again, which lets the pool see disks that were added.
+    pub(crate) fn reopen(&mut self) {
+        self.close().expect("unmount");
+        self.mount().expect("mount");
+    }
+
+    /// What a pool needs to take in disks while it is open.
+    fn outside(&self) -> Outside {
+        let disks = self.disks.clone();
+        let drawn = AtomicU64::new(self.clock.load(Ordering::Relaxed));
+        Outside {
+            open: Box::new(move |label, _| {
+                let found = disks.iter().find(|disk| disk.label() == label);
+                let disk = found.ok_or(std::io::ErrorKind::NotFound)?;
+                Ok(Arc::new(disk.plug()) as Arc<dyn Backing>)
+            }),
+            random: Box::new(move || {
+                let mut bytes = [0xa5; 16];
+                let number = drawn.fetch_add(1, Ordering::Relaxed) << 8;
+                bytes[..8].copy_from_slice(&number.to_le_bytes());
+                bytes
+            }),
+        }
     }
 
     /// Does the repairs that wait.

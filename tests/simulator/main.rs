@@ -15,6 +15,7 @@ mod contents;
 mod execute;
 mod history;
 mod machine;
+mod mirrors;
 mod model;
 mod ops;
 mod plan;

@@ -128,7 +128,13 @@ fn the_roots_attributes_tell_the_status() {
     let vfs = test_vfs();
     let f = file(&vfs, TOP, "f");
     let listed = vfs.listxattr(&USER, TOP).unwrap();
-    assert_eq!(listed, b"user.mendfs.status\0user.mendfs.status.json\0");
+    let names: [&[u8]; 4] = [
+        b"user.mendfs.status\0",
+        b"user.mendfs.status.json\0",
+        b"user.mendfs.mirrors\0",
+        b"user.mendfs.mirrors.json\0",
+    ];
+    assert_eq!(listed, names.concat());
     let text = vfs.getxattr(&USER, TOP, b"user.mendfs.status").unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(

@@ -1,0 +1,359 @@
+//! The life of mirrors, in scenes: away and back, new, replaced, removed, apart. At the end of each
+//! the mirrors hold the same bytes, and each alone holds everything.
+
+use std::collections::BTreeMap;
+
+use mendfs::backing::FileName;
+use mendfs::backing::sim::{Fault, Faults, PowerLoss, SimRng};
+use mendfs::format::Ino;
+use mendfs::pool::MemberError;
+use mendfs::pool::status::{MirrorState, PoolState};
+use mendfs::vfs::Caller;
+
+use super::execute::look;
+use super::machine::{Config, Machine};
+use super::model::Tree;
+
+fn mounted(config: Config) -> Machine {
+    let mut machine = Machine::new(1, config);
+    machine.mount().expect("a new pool mounts");
+    machine
+}
+
+fn create(machine: &Machine, name: &str) -> Ino {
+    let caller = Caller::default();
+    let vfs = machine.vfs();
+    let attr = vfs.mknod(&caller, Ino::ROOT, name.as_bytes(), 0o100_644, 0);
+    attr.expect("mknod").ino
+}
+
+fn unlink(machine: &Machine, name: &str, ino: Ino) {
+    let vfs = machine.vfs();
+    let gone = vfs.unlink(&Caller::default(), Ino::ROOT, name.as_bytes());
+    gone.expect("unlink");
+    vfs.forget(ino, 1);
+}
+
+fn fill(machine: &Machine, ino: Ino, offset: u64, len: usize, byte: u8) {
+    let written = machine.vfs().write(ino, offset, &vec![byte; len], false);
+    assert_eq!(written.expect("write"), len);
+}
+
+fn tree(machine: &Machine) -> Tree {
+    look(machine.vfs()).expect("all is readable")
+}
+
+/// The mirrors hold the same bytes in every file but the superblock.
+fn assert_alike(machine: &Machine, disks: &[usize]) {
+    let contents = |disk: usize| -> BTreeMap<FileName, Option<Vec<u8>>> {
+        let disk = &machine.disks[disk];
+        let files = disk.files().into_iter();
+        let files = files.filter(|file| *file != FileName::Superblock);
+        files.map(|file| (file, disk.content(file))).collect()
+    };
+    let first = contents(disks[0]);
+    for other in &disks[1..] {
+        let other = contents(*other);
+        let names = |files: &BTreeMap<FileName, Option<Vec<u8>>>| -> Vec<FileName> {
+            files.keys().copied().collect()
+        };
+        assert_eq!(names(&first), names(&other));
+        for (file, content) in &first {
+            let (ours, theirs) = (content.as_deref(), other[file].as_deref());
+            let (ours, theirs) = (ours.unwrap_or(&[]), theirs.unwrap_or(&[]));
+            assert_eq!(ours.len(), theirs.len(), "{file}");
+            let differs = ours.iter().zip(theirs).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "first difference in {file}");
+        }
+    }
+}
+
+/// Each mirror alone has that tree, whole.
+fn assert_each_alone(machine: &mut Machine, disks: &[usize], expected: &Tree) {
+    machine.close().expect("unmount");
+    let kept = machine.snapshots();
+    for alone in disks {
+        machine.restore(&kept);
+        for disk in 0..machine.disks.len() {
+            machine.present[disk] = disk == *alone;
+        }
+        machine.mount().expect("one alone mounts");
+        assert_eq!(&tree(machine), expected, "mirror {alone}");
+        assert_eq!(machine.verify().expect("verify"), [""; 0]);
+        machine.kill();
+    }
+    machine.restore(&kept);
+}
+
+fn assert_whole(mut machine: Machine, disks: &[usize]) {
+    assert_eq!(machine.pool().status().state, PoolState::Healthy);
+    let expected = tree(&machine);
+    machine.pool().checkpoint().expect("checkpoint");
+    machine.reclaim().expect("reclaim");
+    assert_alike(&machine, disks);
+    assert_each_alone(&mut machine, disks, &expected);
+}
+
+fn moved(machine: &mut Machine) -> u64 {
+    let mut most = 0;
+    while machine.resync_step().expect("resync") {
+        let status = machine.pool().status().resync;
+        most = status.map_or(most, |status| status.moved_bytes.max(most));
+    }
+    most
+}
+
+#[test]
+fn a_mirror_that_was_away_gets_what_it_missed_and_no_more() {
+    let mut machine = mounted(Config::default());
+    let old = create(&machine, "old");
+    fill(&machine, old, 0, 3 << 20, 1);
+    let cut = create(&machine, "cut");
+    fill(&machine, cut, 0, 1 << 20, 2);
+    machine.close().expect("unmount");
+    machine.present[1] = false;
+    machine.mount().expect("mount");
+    let new = create(&machine, "new");
+    fill(&machine, new, 0, 300_000, 3);
+    fill(&machine, old, 8192, 4096, 4);
+    unlink(&machine, "cut", cut);
+    machine.pool().checkpoint().expect("checkpoint");
+    machine.reclaim().expect("reclaim");
+    machine.close().expect("unmount");
+    machine.present[1] = true;
+    machine.mount().expect("mount");
+    assert_eq!(machine.status_of(1).state, MirrorState::Offline);
+    let moved = moved(&mut machine);
+    // The new file, the journal, the index, and the holes where the deleted file was.
+    assert!(moved > 300_000 && moved < 3 << 20, "{moved} bytes moved");
+    assert_eq!(machine.status_of(1).state, MirrorState::Online);
+    assert_whole(machine, &[0, 1]);
+}
+
+#[test]
+fn a_new_mirror_gets_everything_while_the_pool_is_used() {
+    for seed in 0..20 {
+        let mut machine = mounted(Config {
+            segment: 256 << 10,
+            ..Config::default()
+        });
+        let mut rng = SimRng::new(seed);
+        let mut files: Vec<(String, Ino)> = Vec::new();
+        let mut change = |machine: &mut Machine, round: u64| {
+            let name = format!("f{round}");
+            match rng.below(6) {
+                0 if !files.is_empty() => {
+                    let (name, ino) = files.swap_remove(rng.index(files.len()));
+                    unlink(machine, &name, ino);
+                }
+                1 | 2 if !files.is_empty() => {
+                    let (_, ino) = files[rng.index(files.len())];
+                    let at = rng.below(20) * 4096 + rng.below(3);
+                    fill(machine, ino, at, 1 + rng.index(30_000), round as u8);
+                }
+                3 if files.len() > 1 => {
+                    let (from, to) = (rng.index(files.len()), rng.index(files.len()));
+                    let vfs = machine.vfs();
+                    let (from, to) = (files[from].1, files[to].1);
+                    if from != to {
+                        vfs.copy_range(from, 0, to, 4096, 16384).expect("copy");
+                    }
+                }
+                _ => {
+                    let ino = create(machine, &name);
+                    fill(machine, ino, 0, 1 + rng.index(90_000), round as u8);
+                    files.push((name, ino));
+                }
+            }
+            match rng.below(12) {
+                0 => machine.pool().checkpoint().expect("checkpoint"),
+                1 => machine.reclaim().expect("reclaim"),
+                2 => machine.pool().sync().expect("sync"),
+                _ => {}
+            }
+        };
+        for round in 0..60 {
+            change(&mut machine, round);
+        }
+        let disk = machine.add_disk("new");
+        machine.reopen();
+        machine.pool().mirror_add("new", None).expect("add");
+        let mut round = 60;
+        loop {
+            assert_ne!(machine.pool().status().state, PoolState::Healthy);
+            let more = machine.resync_step().expect("resync");
+            if machine.pool().status().state == PoolState::Healthy {
+                break;
+            }
+            assert!(more, "it goes on until it is done");
+            change(&mut machine, round);
+            round += 1;
+        }
+        assert_whole(machine, &[0, 1, disk]);
+    }
+}
+
+#[test]
+fn a_resync_that_was_cut_off_goes_on_and_its_mirror_is_never_read_before() {
+    for cut in 0..40 {
+        let mut machine = mounted(Config {
+            segment: 256 << 10,
+            ..Config::default()
+        });
+        for number in 0..20 {
+            let ino = create(&machine, &format!("f{number}"));
+            fill(&machine, ino, 0, 50_000, number);
+        }
+        let disk = machine.add_disk("new");
+        machine.reopen();
+        machine.pool().mirror_add("new", None).expect("add");
+        for _ in 0..cut {
+            machine.resync_step().expect("resync");
+        }
+        let before = tree(&machine);
+        machine.pool().sync().expect("sync");
+        machine.crash(PowerLoss::Random);
+        // The new one alone is refused as long as it is not complete.
+        let kept = machine.snapshots();
+        machine.present = vec![false, false, true];
+        match machine.mount() {
+            Ok(()) => assert_eq!(tree(&machine), before, "cut after {cut}"),
+            Err(refused) => assert!(refused.contains("left behind"), "{refused}"),
+        }
+        machine.kill();
+        machine.restore(&kept);
+        machine.present = vec![true; 3];
+        machine.mount().expect("mount");
+        assert_eq!(tree(&machine), before);
+        machine.resync().expect("resync");
+        assert_eq!(machine.pool().status().state, PoolState::Healthy, "{cut}");
+        assert_whole(machine, &[0, 1, disk]);
+    }
+}
+
+#[test]
+fn a_replaced_mirror_serves_until_the_new_one_is_complete_and_is_none_afterwards() {
+    let mut machine = mounted(Config::default());
+    let ino = create(&machine, "f");
+    fill(&machine, ino, 0, 200_000, 7);
+    let disk = machine.add_disk("new");
+    machine.reopen();
+    machine.pool().mirror_add("new", Some("b")).expect("replace");
+    assert_eq!(machine.status_of(1).state, MirrorState::Online);
+    machine.crash(PowerLoss::LoseAll);
+    machine.mount().expect("mount");
+    machine.resync().expect("resync");
+    let mirrors = machine.pool().status().mirrors;
+    let paths: Vec<&str> = mirrors.iter().map(|mirror| mirror.path.as_str()).collect();
+    assert_eq!(paths, ["a", "new"]);
+    assert_eq!(machine.disks[1].content(FileName::Superblock), None);
+    machine.present[1] = false;
+    assert_whole(machine, &[0, disk]);
+}
+
+#[test]
+fn what_the_operator_takes_out_stays_out_until_it_is_taken_back() {
+    let mut machine = mounted(Config::default());
+    let ino = create(&machine, "f");
+    fill(&machine, ino, 0, 20_000, 1);
+    machine.pool().mirror_offline("a").expect("offline");
+    let refused = machine.pool().mirror_offline("b").expect_err("the last one");
+    assert!(refused.to_string().contains("last mirror"), "{refused}");
+    let refused = machine.pool().mirror_remove("b").expect_err("the last one");
+    assert!(refused.to_string().contains("last mirror"), "{refused}");
+    fill(&machine, ino, 0, 20_000, 2);
+    machine.resync().expect("nothing to do");
+    assert_eq!(machine.status_of(0).state, MirrorState::Offline);
+    machine.close().expect("unmount");
+    machine.mount().expect("mount");
+    machine.resync().expect("nothing to do");
+    assert_eq!(machine.status_of(0).state, MirrorState::Offline);
+    machine.pool().mirror_online("a").expect("online");
+    let again = machine.pool().mirror_online("a").expect_err("already");
+    assert!(matches!(again, MemberError::Already { .. }), "{again}");
+    machine.resync().expect("resync");
+    assert_whole(machine, &[0, 1]);
+}
+
+#[test]
+fn a_removed_mirror_is_none_any_more() {
+    let mut machine = mounted(Config {
+        mirrors: 3,
+        ..Config::default()
+    });
+    let ino = create(&machine, "f");
+    fill(&machine, ino, 0, 20_000, 1);
+    machine.pool().mirror_remove("b").expect("remove");
+    assert_eq!(machine.pool().status().state, PoolState::Healthy);
+    fill(&machine, ino, 0, 20_000, 2);
+    let before = tree(&machine);
+    machine.close().expect("unmount");
+    // Named again it is told, and left alone.
+    machine.mount().expect("mount");
+    assert_eq!(machine.pool().status().mirrors.len(), 2);
+    assert_eq!(tree(&machine), before);
+    machine.close().expect("unmount");
+    machine.present = vec![false, true, false];
+    let refused = machine.mount().expect_err("no mirror");
+    assert!(refused.contains("no mendfs pool"), "{refused}");
+}
+
+#[test]
+fn of_mirrors_that_went_on_apart_the_preferred_one_is_kept_and_the_other_filled_anew() {
+    for kept in [0, 1] {
+        let mut machine = mounted(Config::default());
+        let ino = create(&machine, "f");
+        fill(&machine, ino, 0, 100_000, 9);
+        machine.close().expect("unmount");
+        let mut trees = Vec::new();
+        for alone in [0, 1] {
+            machine.present = vec![alone == 0, alone == 1];
+            machine.mount().expect("one mirror mounts");
+            for number in 0..=alone {
+                let ino = create(&machine, &format!("only on {alone} {number}"));
+                fill(&machine, ino, 0, 50_000, alone as u8);
+            }
+            trees.push(tree(&machine));
+            machine.close().expect("unmount");
+        }
+        machine.present = vec![true, true];
+        let refused = machine.mount().expect_err("split-brain");
+        assert!(refused.contains("prefer="), "{refused}");
+        machine.prefer = Some(["a", "b"][kept].to_owned());
+        machine.mount().expect("mount");
+        assert_eq!(tree(&machine), trees[kept]);
+        machine.resync().expect("resync");
+        assert_eq!(tree(&machine), trees[kept]);
+        machine.prefer = None;
+        assert_whole(machine, &[0, 1]);
+    }
+}
+
+#[test]
+fn a_target_that_fails_goes_out_again_and_nobody_notices() {
+    for fault in [Fault::WriteError, Fault::SyncError, Fault::LostWrite] {
+        for skip in 0..12 {
+            let mut machine = mounted(Config::default());
+            for number in 0..8 {
+                let ino = create(&machine, &format!("f{number}"));
+                fill(&machine, ino, 0, 30_000, number);
+            }
+            machine.pool().mirror_offline("b").expect("offline");
+            let ino = create(&machine, "g");
+            fill(&machine, ino, 0, 300_000, 5);
+            machine.pool().mirror_online("b").expect("online");
+            machine.disks[1].set_faults(Faults::none().once(fault, None, skip));
+            machine.resync().expect("a failing target is no error");
+            fill(&machine, ino, 100_000, 30_000, 6);
+            machine.pool().sync().expect("sync");
+            machine.disks[1].set_faults(Faults::none());
+            if machine.status_of(1).state != MirrorState::Online {
+                machine.pool().mirror_online("b").expect("online");
+                machine.resync().expect("resync");
+            }
+            // A write of an application that the disk lost is found by checking.
+            assert_eq!(machine.verify().expect("verify"), [""; 0]);
+            assert_whole(machine, &[0, 1]);
+        }
+    }
+}
