@@ -264,7 +264,8 @@ impl PageStore {
             let offset = u64::from(page) * BLOCK_U64;
             let copied = if undefined {
                 // Nobody reads it, but the mirrors are to be the same.
-                self.mirrors.match_gap(target, FileName::Index, offset, BLOCK_U64)
+                self.mirrors
+                    .match_gap(target, FileName::Index, offset, BLOCK_U64)
             } else {
                 let mut bytes = vec![0; BLOCK];
                 if self.read_committed(&shared, page, &mut bytes).is_err() {
@@ -282,9 +283,15 @@ impl PageStore {
     pub(super) fn copy_sums(&self, target: &Target) -> Result<Copied, MirrorError> {
         // No checkpoint may move between slots meanwhile.
         let shared = self.shared.write();
-        let copied = shared.sums.copy(&self.mirrors, target)?;
+        let mut copied = shared.sums.copy(&self.mirrors, target)?;
         if !shared.writing {
-            for file in [FileName::Index, FileName::Sums] {
+            let index_end = shared.committed_len;
+            let sums_end = SumsTable::disk_len(index_end);
+            for (file, end) in [(FileName::Index, index_end), (FileName::Sums, sums_end)] {
+                // What a longer index has left behind.
+                let behind = self.mirrors.longest(file).saturating_sub(end);
+                let tail = self.mirrors.match_gap(target, file, end, behind);
+                copied.add(self.mirrors.target_result(target, tail)?);
                 let result = self.mirrors.match_len(target, file);
                 self.mirrors.target_result(target, result)?;
             }

@@ -163,6 +163,15 @@ impl MirrorSet {
         out[got.unwrap_or(0)..].fill(0);
     }
 
+    /// Length of a file on the current mirror that has most of it.
+    pub fn longest(&self, file: FileName) -> u64 {
+        let current = self.current();
+        let lengths = current
+            .iter()
+            .filter_map(|mirror| mirror.backing().len(file).ok());
+        lengths.max().unwrap_or(0)
+    }
+
     /// Gives a file on the target the length that it has on a current mirror, if it is there.
     ///
     /// # Errors

@@ -10,9 +10,7 @@ use mendfs::backing::Backing;
 use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng, SimSnapshot, SimWorld};
 use mendfs::format::Algorithm;
 use mendfs::pool::status::{MirrorState, MirrorStatus};
-use mendfs::pool::{
-    Clock, CommitMode, CreateOptions, Named, OpenOptions, Outside, Pool, create,
-};
+use mendfs::pool::{Clock, CommitMode, CreateOptions, Named, OpenOptions, Outside, Pool, create};
 use mendfs::services::{Inspector, Reclaim, Resync, Verifier};
 use mendfs::vfs::{Vfs, VfsOptions};
 
