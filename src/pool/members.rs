@@ -1,5 +1,5 @@
-//! Mirrors that come and go while the pool is open: the operator's commands, and what a service
-//! needs to bring one up to date.
+//! Mirrors that come and go while the pool is open: the operator's commands, and mirrors that come
+//! back by themselves.
 
 use std::io;
 use std::sync::Arc;
@@ -10,14 +10,11 @@ use super::commit::Pool;
 use super::create::lay_out_empty;
 use super::error::{PoolError, Result};
 use super::open::{BY_OPERATOR, DIVERGED};
-use super::status::ResyncStatus;
 use crate::backing::{Backing, FileName};
-use crate::format::{ExtentRow, Key, Lsn, MemberState, ReverseRow, SegmentNo, Uuid};
-use crate::ledger::What;
+use crate::format::{Lsn, MemberState, Uuid};
 use crate::mirrors::choose::went_apart;
 use crate::mirrors::{
-    Copied, MembershipError, Mirror, MirrorId, MirrorState, Newcomer, OpenError, Target,
-    read_superblock,
+    MembershipError, Mirror, MirrorId, MirrorState, Newcomer, OpenError, read_superblock,
 };
 
 /// Why a mirror could not be added, removed, taken out or taken back.
@@ -72,22 +69,6 @@ pub enum MemberError {
 }
 
 type MemberResult<T> = std::result::Result<T, MemberError>;
-
-/// What became of an owner row of a segment that was to be copied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopiedOwner {
-    /// The target has its bytes.
-    Copied {
-        /// The figures.
-        copied: Copied,
-        /// When its extent was born.
-        born: Lsn,
-        /// Blocks that no mirror can supply.
-        lost: usize,
-    },
-    /// It has changed since the row was read: look again.
-    Gone,
-}
 
 impl Pool {
     /// The mirror that lies in the directory, or has that UUID.
@@ -358,203 +339,6 @@ impl Pool {
         self.take_back(mirror.label(), backing)
     }
 
-    /// Mirrors that are being brought up to date.
-    pub fn resyncing(&self) -> Vec<MirrorId> {
-        let written = self.mirrors.written().into_iter();
-        written
-            .filter(|mirror| mirror.state() == MirrorState::Resyncing)
-            .map(|mirror| mirror.id)
-            .collect()
-    }
-
-    /// The mirror that is being brought up to date, as long as it is.
-    pub fn resync_target(&self, id: MirrorId) -> Option<Target> {
-        self.mirrors.target(id)
-    }
-
-    /// Up to which LSN of birth the mirror has all file data.
-    pub fn resync_from(&self, target: &Target) -> Lsn {
-        let superblock = self.mirrors.superblock();
-        let member = superblock.member(target.mirror().uuid);
-        member.map_or(Lsn(0), |member| member.lsn)
-    }
-
-    /// Records how far a mirror has been brought up to date.
-    ///
-    /// # Errors
-    /// [`PoolError::Failed`] if no mirror took it.
-    pub fn note_resync(&self, target: &Target, lsn: Lsn) -> Result<()> {
-        self.guard(self.mirrors.note_progress(target.mirror().uuid, lsn))
-    }
-
-    /// Extents that were written but have no row yet.
-    pub fn unlinked_extents(&self) -> Vec<(SegmentNo, u32)> {
-        self.segments.all_unlinked()
-    }
-
-    /// Gives the target what an owner row of a segment stands for. Takes the inode's lock, so that
-    /// the bytes stay live meanwhile.
-    ///
-    /// # Errors
-    /// As [`Pool::get`]; [`PoolError::Target`] if the target failed.
-    pub fn copy_owner(&self, target: &Target, key: &Key, value: &[u8]) -> Result<CopiedOwner> {
-        let (_, _, ino, _) = key.reverse_parts()?;
-        let _inode = self.lock_shared(ino);
-        let Some(row) = self.owned_row(key, value)? else {
-            return Ok(CopiedOwner::Gone);
-        };
-        let (copied, lost) = self.segments.copy(&row, target)?;
-        Ok(CopiedOwner::Copied {
-            copied,
-            born: row.born,
-            lost: lost.len(),
-        })
-    }
-
-    /// Whether the target has what an owner row stands for, if that is still what it was.
-    ///
-    /// # Errors
-    /// As [`Pool::get`].
-    pub fn is_held(&self, target: &Target, key: &Key, value: &[u8]) -> Result<bool> {
-        let (_, _, ino, _) = key.reverse_parts()?;
-        let _inode = self.lock_shared(ino);
-        let row = self.owned_row(key, value)?;
-        Ok(row.is_none_or(|row| self.segments.is_held(&row, target)))
-    }
-
-    /// The extent row that an owner row of a segment belongs to, if both are still there.
-    pub(super) fn owned_row(&self, key: &Key, value: &[u8]) -> Result<Option<ExtentRow>> {
-        let (segment, at, ino, offset) = key.reverse_parts()?;
-        let reverse = ReverseRow::decode(value)?;
-        let Some(row) = self.get(&Key::extent(ino, offset))? else {
-            return Ok(None);
-        };
-        let row = ExtentRow::decode(&row, self.algorithm().width())?;
-        let same = (row.segment, row.offset, row.stored, row.header)
-            == (segment, at, reverse.stored, reverse.header);
-        Ok(same.then_some(row))
-    }
-
-    /// When the extent of the first live row of a segment was born.
-    ///
-    /// # Errors
-    /// As [`Pool::get`].
-    pub fn first_born(&self, segment: SegmentNo) -> Result<Option<Lsn>> {
-        let (from, to) = (Key::reverse_at(segment, 0), Key::reverse_end(segment));
-        for (key, value) in self.scan(&from, &to, 16)? {
-            if let Some(row) = self.owned_row(&key, &value)? {
-                return Ok(Some(row.born));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Live bytes of each segment, ascending.
-    pub fn live_bytes(&self) -> Vec<(SegmentNo, u64)> {
-        self.segments.with_accounts(|accounts| {
-            let rows = accounts.iter();
-            rows.map(|(segment, row)| (segment, row.live)).collect()
-        })
-    }
-
-    /// Makes what was copied to a segment of the target durable, and has it read from the medium
-    /// next.
-    ///
-    /// # Errors
-    /// [`PoolError::Target`] if the target failed.
-    pub fn seal_copy(&self, target: &Target, file: FileName) -> Result<()> {
-        Ok(self.mirrors.target_result(target, target.seal(file))?)
-    }
-
-    /// Takes the target out since its medium does not hold what was written to it.
-    pub fn target_forgets(&self, target: &Target, file: FileName) -> PoolError {
-        let forgets = io::Error::other(format!(
-            "its medium does not hold what was written ({file})"
-        ));
-        match self.mirrors.target_result::<()>(target, Err(forgets)) {
-            Err(error) => error.into(),
-            Ok(()) => PoolError::Failed {
-                reason: "an error turned into none".to_owned(),
-            },
-        }
-    }
-
-    /// Segments on the target that no other mirror has: of files that are long gone.
-    pub fn superfluous_segments(&self, target: &Target) -> Vec<SegmentNo> {
-        let known: std::collections::BTreeSet<_> = self
-            .segment_files()
-            .into_iter()
-            .map(|(segment, _)| segment)
-            .collect();
-        let newest = self.segments.next_segment();
-        let own = target.mirror().backing().segments().unwrap_or_default();
-        own.into_iter()
-            .filter(|segment| !known.contains(segment) && *segment < newest)
-            .collect()
-    }
-
-    /// Removes a segment that only the target has.
-    ///
-    /// # Errors
-    /// [`PoolError::Target`] if the target failed.
-    pub fn remove_superfluous(&self, target: &Target, segment: SegmentNo) -> Result<()> {
-        let removed = target.mirror().backing().remove(FileName::Segment(segment));
-        Ok(self.mirrors.target_result(target, removed)?)
-    }
-
-    /// Makes what lies between live data in a segment, and its length, the same on the target as on
-    /// the others. For segments that are not being written.
-    ///
-    /// # Errors
-    /// As [`Pool::get`]; [`PoolError::Target`] if the target failed.
-    pub fn copy_gaps(&self, target: &Target, segment: SegmentNo) -> Result<Copied> {
-        let file = FileName::Segment(segment);
-        let mut total = Copied::default();
-        let end = self.segment_end(segment)?;
-        self.for_gaps(segment, end, &mut |offset, len| {
-            let copied = self.mirrors.match_gap(target, file, offset, len);
-            total.add(self.mirrors.target_result(target, copied)?);
-            Ok(())
-        })?;
-        let len = self.mirrors.match_len(target, file);
-        self.mirrors.target_result(target, len)?;
-        Ok(total)
-    }
-
-    /// Makes index pages `from..to` of the target what they are on the others.
-    ///
-    /// # Errors
-    /// [`PoolError::Target`] if the target failed.
-    pub fn copy_pages(&self, target: &Target, from: u32, to: u32) -> Result<Copied> {
-        Ok(self.index.copy_pages(from, to, target)?)
-    }
-
-    /// Makes the page-sum table of the target what it is on the others.
-    ///
-    /// # Errors
-    /// [`PoolError::Target`] if the target failed.
-    pub fn copy_sums(&self, target: &Target) -> Result<Copied> {
-        Ok(self.index.copy_sums(target)?)
-    }
-
-    /// Makes a part of the journal of the target what it is on the others.
-    ///
-    /// # Errors
-    /// [`PoolError::Target`] if the target failed.
-    pub fn copy_journal(&self, target: &Target, offset: u64, len: usize) -> Result<Copied> {
-        Ok(self.journal.copy(offset, len, target)?)
-    }
-
-    /// Bytes per second for bringing mirrors up to date, if that was asked for.
-    pub const fn resync_rate(&self) -> Option<u64> {
-        self.options.resync_rate
-    }
-
-    /// Size of the journal in bytes.
-    pub const fn journal_size(&self) -> u64 {
-        self.journal.size()
-    }
-
     /// Makes a mirror that has everything current. Everything that was copied must be durable.
     ///
     /// # Errors
@@ -579,22 +363,6 @@ impl Pool {
             self.discharge(&replaced);
         }
         Ok(())
-    }
-
-    /// How bringing a mirror up to date goes on; none when none is.
-    pub fn set_resync_status(&self, status: Option<ResyncStatus>) {
-        *self.resync.lock() = status;
-    }
-
-    /// Records an event of bringing a mirror up to date.
-    pub fn note_resync_event(&self, mirror: String, outcome: &str, copied: Copied, lost: u64) {
-        self.incidents.note(What::Resync {
-            mirror,
-            outcome: outcome.to_owned(),
-            compared_bytes: copied.compared,
-            moved_bytes: copied.moved,
-            lost_blocks: lost,
-        });
     }
 
     /// Looks after the mirrors: directories that are gone, and suspicion that has ended.

@@ -17,6 +17,7 @@
 
 mod checkpoint;
 mod commit;
+mod copying;
 mod create;
 mod data;
 mod error;
@@ -35,13 +36,14 @@ pub mod status;
 mod verify;
 
 pub use commit::{Cut, Intent, Pool};
+pub use copying::CopiedOwner;
 pub use create::{CreateError, CreateOptions, create};
 pub use data::PoolSpace;
 pub use error::{PoolError, Result};
 pub use incidents::FileHealth;
 pub use load::{Load, Serving};
 pub use locks::{ExclusiveGuard, SharedGuard};
-pub use members::{CopiedOwner, MemberError};
+pub use members::MemberError;
 pub use open::{
     Clock, CommitMode, MountError, Named, OpenDirectory, OpenOptions, Outside, system_clock,
 };

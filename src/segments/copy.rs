@@ -63,6 +63,11 @@ impl Segments {
         (0..row.blocks()).filter(|block| !good(block)).collect()
     }
 
+    /// Length of the header of the row's extent with its padding; 0 if no mirror has it.
+    pub fn header_len(&self, row: &ExtentRow) -> usize {
+        self.header_of(row).map_or(0, |header| header.len())
+    }
+
     /// The header of the row's extent, with its padding, from any mirror that has it.
     fn header_of(&self, row: &ExtentRow) -> Option<Vec<u8>> {
         let place = Place {
