@@ -8,6 +8,7 @@
 
 pub(crate) mod content;
 pub(crate) mod disk;
+pub(crate) mod faulty;
 pub(crate) mod status;
 
 use std::ffi::{CString, OsStr};
