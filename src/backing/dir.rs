@@ -17,6 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{
@@ -33,20 +34,22 @@ use crate::format::SegmentNo;
 
 mod aside;
 mod handle;
+mod readers;
+mod tree;
 
-use handle::{Handle, Handles, file_offset, is_segment, read_direct, read_full};
+use handle::{file_offset, is_segment, read_direct, read_full};
+use readers::Readers;
+use tree::Tree;
 
-/// Segment descriptors kept open.
-const OPEN_SEGMENTS: usize = 512;
 const SEGMENTS: &str = "segments";
 const LOCK: &str = "lock";
 
 /// One mirror in a directory of whatever filesystem it lies on.
 #[derive(Debug)]
 pub struct DirBacking {
-    root: File,
+    tree: Arc<Tree>,
+    readers: Readers,
     path: PathBuf,
-    handles: Mutex<Handles>,
     lock: Mutex<Option<File>>,
 }
 
@@ -58,10 +61,11 @@ impl DirBacking {
     pub fn open(path: &Path) -> io::Result<DirBacking> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = File::from(open(path, flags, Mode::empty())?);
+        let tree = Arc::new(Tree::new(root));
         Ok(DirBacking {
-            root,
+            readers: Readers::new(Arc::clone(&tree)),
+            tree,
             path: std::path::absolute(path)?,
-            handles: Mutex::new(Handles::with_limit(OPEN_SEGMENTS)),
             lock: Mutex::default(),
         })
     }
@@ -101,7 +105,7 @@ impl DirBacking {
     /// Number of the process that holds the lock, as it wrote it: to be asked after
     /// [`DirBacking::lock`] returned false. After a crash the number of a dead process may remain.
     pub fn lock_holder(&self) -> Option<u32> {
-        let file = self.open_at(Path::new(LOCK), OFlag::O_RDONLY).ok()?;
+        let file = self.tree.open_at(Path::new(LOCK), OFlag::O_RDONLY).ok()?;
         let mut text = [0; 16];
         let len = read_full(&file, 0, &mut text).ok()?;
         std::str::from_utf8(text.get(..len)?)
@@ -113,7 +117,9 @@ impl DirBacking {
 
     fn acquire_lock(&self) -> io::Result<Option<File>> {
         loop {
-            let file = self.open_at(Path::new(LOCK), OFlag::O_RDWR | OFlag::O_CREAT)?;
+            let file = self
+                .tree
+                .open_at(Path::new(LOCK), OFlag::O_RDWR | OFlag::O_CREAT)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
@@ -126,72 +132,9 @@ impl DirBacking {
         }
     }
 
-    /// Opens a path below the directory. Symbolic links are refused: what lies behind one may be
-    /// on another filesystem, where syncing the name would mean nothing.
-    fn open_at(&self, path: &Path, flags: OFlag) -> io::Result<File> {
-        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        loop {
-            match openat(&self.root, path, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Ok(fd) => return Ok(File::from(fd)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EMFILE | Errno::ENFILE) if self.handles.lock().evict(64) > 0 => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
-    fn open_dir(&self, path: &Path) -> io::Result<File> {
-        self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-    }
-
-    /// Opens for reading and writing, or for reading alone where that is all there is: a
-    /// filesystem that went read-only over an error can still serve good copies.
-    fn open_file(&self, file: FileName) -> io::Result<Handle> {
-        let path = file.path();
-        let (file, read_only) = match self.open_at(&path, OFlag::O_RDWR) {
-            Ok(file) => (file, None),
-            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                Some(errno @ (Errno::EROFS | Errno::EACCES | Errno::EPERM)) => {
-                    (self.open_at(&path, OFlag::O_RDONLY)?, Some(errno))
-                }
-                _ => return Err(error),
-            },
-        };
-        Ok(Handle::new(file, read_only))
-    }
-
-    /// The open file of that name. If its file was deleted it is opened again by name, except
-    /// when it held unsynced writes: those are lost, so it stays NotFound until it is created.
-    fn handle(&self, file: FileName) -> io::Result<Arc<Handle>> {
-        let cached = self.handles.lock().get(file);
-        if let Some(handle) = cached {
-            if !handle.is_gone()? {
-                return Ok(handle);
-            }
-            if handle.is_dirty() {
-                return Err(Errno::ENOENT.into());
-            }
-            self.forget(file);
-        }
-        let handle = Arc::new(self.open_file(file)?);
-        let mut handles = self.handles.lock();
-        // Another thread may have opened it meanwhile, and have written: keep that one.
-        match handles.get(file) {
-            Some(other) => Ok(other),
-            None => {
-                handles.insert(file, Arc::clone(&handle));
-                Ok(handle)
-            }
-        }
-    }
-
-    fn forget(&self, file: FileName) {
-        self.handles.lock().remove(file);
-    }
-
     fn make_parents(&self, file: FileName) -> io::Result<()> {
         for dir in parents(file).iter().rev() {
-            match mkdirat(&self.root, dir, Mode::S_IRWXU) {
+            match mkdirat(&self.tree.root, dir, Mode::S_IRWXU) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -217,43 +160,50 @@ impl Backing for DirBacking {
     fn create(&self, file: FileName) -> io::Result<()> {
         let path = file.path();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT;
-        let created = match self.open_at(&path, flags) {
+        let created = match self.tree.open_at(&path, flags) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_segment(file) => {
                 self.make_parents(file)?;
-                self.open_at(&path, flags)?
+                self.tree.open_at(&path, flags)?
             }
             other => other?,
         };
         if is_rewritten(file) && created.metadata()?.len() == 0 {
             avoid_copy_on_write(&created);
         }
-        // A descriptor of a deleted predecessor stands in the way no longer.
-        let mut handles = self.handles.lock();
-        if let Some(old) = handles.get(file)
-            && old.is_gone()?
-        {
-            handles.remove(file);
-        }
-        Ok(())
+        self.tree.forget_deleted(file)
     }
 
     fn len(&self, file: FileName) -> io::Result<u64> {
-        Ok(self.handle(file)?.file.metadata()?.len())
+        Ok(self.tree.handle(file)?.file.metadata()?.len())
     }
 
     fn allocated(&self, file: FileName) -> io::Result<u64> {
         // st_blocks is in units of 512 bytes on every filesystem.
-        Ok(self.handle(file)?.file.metadata()?.blocks() * 512)
+        Ok(self.tree.handle(file)?.file.metadata()?.blocks() * 512)
     }
 
     fn read_at(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.handle(file)?.read_at(offset, buf)
+        self.tree.handle(file)?.read_at(offset, buf)
+    }
+
+    fn read_at_within(
+        &self,
+        file: FileName,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Duration,
+    ) -> io::Result<usize> {
+        self.readers.read(file, offset, buf, deadline)
+    }
+
+    fn stalled(&self) -> bool {
+        self.readers.stalled()
     }
 
     fn read_medium(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let handle = self.handle(file)?;
+        let handle = self.tree.handle(file)?;
         // On a descriptor of its own: an error of an earlier write must still reach sync().
-        let own = self.open_at(&file.path(), OFlag::O_RDONLY)?;
+        let own = self.tree.open_at(&file.path(), OFlag::O_RDONLY)?;
         own.sync_data()?;
         // Only a hint, and not every filesystem takes it.
         let _ = posix_fadvise(
@@ -270,49 +220,50 @@ impl Backing for DirBacking {
 
     fn forget_cached(&self, file: FileName) -> io::Result<()> {
         // On a descriptor of its own, as in read_medium.
-        let own = self.open_at(&file.path(), OFlag::O_RDONLY)?;
+        let own = self.tree.open_at(&file.path(), OFlag::O_RDONLY)?;
         own.sync_data()?;
         let _ = posix_fadvise(&own, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         Ok(())
     }
 
     fn write_at(&self, file: FileName, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
-        self.handle(file)?.write_at(offset, buffers)
+        self.tree.handle(file)?.write_at(offset, buffers)
     }
 
     fn set_len(&self, file: FileName, len: u64) -> io::Result<()> {
-        self.handle(file)?.set_len(len)
+        self.tree.handle(file)?.set_len(len)
     }
 
     fn reserve(&self, file: FileName, offset: u64, len: u64) -> io::Result<()> {
-        self.handle(file)?
+        self.tree
+            .handle(file)?
             .allocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
     }
 
     fn punch(&self, file: FileName, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        self.handle(file)?.allocate(flags, offset, len)
+        self.tree.handle(file)?.allocate(flags, offset, len)
     }
 
     fn sync(&self, file: FileName) -> io::Result<()> {
-        self.handle(file)?.sync()
+        self.tree.handle(file)?.sync()
     }
 
     fn sync_name(&self, file: FileName) -> io::Result<()> {
         for dir in parents(file) {
-            match self.open_dir(&dir) {
+            match self.tree.open_dir(&dir) {
                 Ok(dir) => dir.sync_all()?,
                 // The name of a file that was never created, or removed with its directory.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        self.root.sync_all()
+        self.tree.root.sync_all()
     }
 
     fn remove(&self, file: FileName) -> io::Result<()> {
-        let removed = unlinkat(&self.root, &file.path(), UnlinkatFlags::NoRemoveDir);
-        self.forget(file);
+        let removed = unlinkat(&self.tree.root, &file.path(), UnlinkatFlags::NoRemoveDir);
+        self.tree.forget(file);
         match removed {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -321,14 +272,14 @@ impl Backing for DirBacking {
 
     fn segments(&self) -> io::Result<Vec<SegmentNo>> {
         let mut found = Vec::new();
-        let Some(top) = list(&self.root, Path::new(SEGMENTS))? else {
+        let Some(top) = list(&self.tree.root, Path::new(SEGMENTS))? else {
             return Ok(found);
         };
         for name in top {
             let Some(low) = parse_hex(&name, 2) else {
                 continue;
             };
-            let Some(files) = list(&self.root, &Path::new(SEGMENTS).join(&name))? else {
+            let Some(files) = list(&self.tree.root, &Path::new(SEGMENTS).join(&name))? else {
                 continue;
             };
             let numbers = files
@@ -341,7 +292,7 @@ impl Backing for DirBacking {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let stat = fstatvfs(&self.root)?;
+        let stat = fstatvfs(&self.tree.root)?;
         let unit = stat.fragment_size();
         Ok(Space {
             total: stat.blocks().saturating_mul(unit),
@@ -357,21 +308,21 @@ impl Backing for DirBacking {
 
     fn is_present(&self) -> bool {
         let now = fstatat(AT_FDCWD, &self.path, AtFlags::empty());
-        match (self.root.metadata(), now) {
+        match (self.tree.root.metadata(), now) {
             (Ok(ours), Ok(now)) => ours.dev() == now.st_dev && ours.ino() == now.st_ino,
             _ => false,
         }
     }
 
     fn set_aside(&self) -> io::Result<()> {
-        aside::set_aside(&self.root)?;
+        aside::set_aside(&self.tree.root)?;
         // The descriptors still lead to what was moved.
-        *self.handles.lock() = Handles::with_limit(OPEN_SEGMENTS);
+        self.tree.forget_all();
         Ok(())
     }
 
     fn forget_aside(&self) -> io::Result<()> {
-        aside::forget(&self.root)
+        aside::forget(&self.tree.root)
     }
 }
 
@@ -675,6 +626,63 @@ mod tests {
         }
         let expected = [2, 0x102, 0xffff, u64::MAX].map(SegmentNo);
         assert_eq!(mirror.segments().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_read_with_a_deadline_reads_the_same_cached_or_not() {
+        // On the disk of the temporary directory, and in memory, where that is to be had.
+        let places = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
+        for place in places.iter().filter(|place| place.is_dir()) {
+            let dir = tempfile::tempdir_in(place).unwrap();
+            let mirror = DirBacking::open(dir.path()).unwrap();
+            mirror.create(SEGMENT).unwrap();
+            let bytes = pattern(3_000_001);
+            mirror.write_at(SEGMENT, 0, &[&bytes]).unwrap();
+            let long = Duration::from_secs(1000);
+            let read = |offset: usize, len: usize| {
+                let mut buf = vec![0xff; len];
+                let got = mirror.read_at_within(SEGMENT, offset as u64, &mut buf, long);
+                let end = bytes.len().min(offset + len);
+                let want = bytes.get(offset..end).unwrap_or_default();
+                assert_eq!(got.unwrap(), want.len());
+                assert!(&buf[..want.len()] == want);
+            };
+            for (offset, len) in [
+                (0, 0),
+                (0, 1),
+                (4095, 2),
+                (0, 3_000_002),
+                (1 << 20, 1 << 20),
+            ] {
+                read(offset, len);
+                mirror.forget_cached(SEGMENT).unwrap();
+                read(offset, len);
+            }
+            // A part of it is cached.
+            mirror.forget_cached(SEGMENT).unwrap();
+            read(100_000, 4096);
+            read(0, 2_500_000);
+            for offset in [3_000_000, 3_000_001, 3_000_002, 1 << 40] {
+                read(offset, 10);
+            }
+            assert!(!mirror.stalled());
+        }
+    }
+
+    #[test]
+    fn a_read_with_a_deadline_fails_as_one_without() {
+        let (dir, mirror) = mirror();
+        let mut buf = [0; 8];
+        let mut read = || mirror.read_at_within(SEGMENT, 0, &mut buf, Duration::from_secs(1000));
+        assert_eq!(kind(read()), io::ErrorKind::NotFound);
+        mirror.create(SEGMENT).unwrap();
+        mirror.write_at(SEGMENT, 0, &[b"old"]).unwrap();
+        mirror.sync(SEGMENT).unwrap();
+        assert_eq!(read().unwrap(), 3);
+        std::fs::remove_file(dir.path().join(SEGMENT.path())).unwrap();
+        assert_eq!(kind(read()), io::ErrorKind::NotFound);
+        mirror.create(SEGMENT).unwrap();
+        assert_eq!(read().unwrap(), 0);
     }
 
     #[test]

@@ -8,12 +8,15 @@
 //! - a read sees every write before it, whether synced or not;
 //! - after a crash each unsynced 512-byte sector is old or new, independently of the others, and
 //!   each unsynced length, name or hole is old or new;
+//! - only [`Backing::read_at_within`] returns in bounded time from a medium that does not answer;
+//!   everything else waits for as long as it takes;
 //! - [`Backing::sync`] makes the content and length of one file durable, [`Backing::sync_name`] its
 //!   name; an error from either means that nothing may be assumed, and is never retried.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::format::SegmentNo;
 
@@ -101,6 +104,28 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// # Errors
     /// As pread(2).
     fn read_at(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// As [`Backing::read_at`], but gives up after `deadline`. What is in `buf` then means nothing;
+    /// nothing writes to it any more.
+    ///
+    /// # Errors
+    /// As pread(2), and [`io::ErrorKind::TimedOut`].
+    fn read_at_within(
+        &self,
+        file: FileName,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Duration,
+    ) -> io::Result<usize> {
+        let _ = deadline;
+        self.read_at(file, offset, buf)
+    }
+
+    /// Whether a read that was given up on is still under way: the next one would probably wait as
+    /// well. Ends by itself when the medium answers.
+    fn stalled(&self) -> bool {
+        false
+    }
 
     /// As [`Backing::read_at`], but from the medium: what the page cache holds is synced and
     /// dropped first, as far as the filesystem below allows.

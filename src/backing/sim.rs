@@ -361,6 +361,11 @@ impl SimDisk {
             Kind::Change => latency.write,
             Kind::Sync => latency.sync,
         };
+        self.begin_for(kind, duration)
+    }
+
+    /// As [`SimDisk::begin`], for an operation that takes that long.
+    fn begin_for(&self, kind: Kind, duration: Duration) -> io::Result<MutexGuard<'_, State>> {
         self.shared.switch.count(kind, duration, self.run)?;
         let mut state = self.state();
         state.operations += 1;
@@ -392,6 +397,24 @@ impl Backing for SimDisk {
 
     fn read_at(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.begin(Kind::Read)?.read(file, offset, buf)
+    }
+
+    fn read_at_within(
+        &self,
+        file: FileName,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Duration,
+    ) -> io::Result<usize> {
+        let slow = {
+            let mut state = self.state();
+            state.faults.latency.read > deadline || state.strikes(Fault::SlowRead, file)
+        };
+        if slow {
+            drop(self.begin_for(Kind::Read, deadline)?);
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.read_at(file, offset, buf)
     }
 
     fn read_medium(&self, file: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

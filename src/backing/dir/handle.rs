@@ -9,12 +9,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::sys::sendfile::sendfile;
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::sys::uio::{pread, pwritev};
 
 use super::super::FileName;
@@ -26,6 +29,9 @@ const DIRECT_ALIGN: usize = 4096;
 /// Most bytes read by one O_DIRECT read.
 pub(super) const DIRECT_CHUNK: usize = 1 << 20;
 
+/// RAMFS_MAGIC of <linux/magic.h>.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
 /// An open file, shared by the cache and whoever uses it right now.
 #[derive(Debug)]
 pub(super) struct Handle {
@@ -34,6 +40,19 @@ pub(super) struct Handle {
     read_only: Option<Errno>,
     /// Written since its last sync.
     dirty: AtomicBool,
+    pub(super) waits: Waits,
+}
+
+/// What a read of an open file may have to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For the medium, unless the page cache has it; the kernel can be asked for that alone, and
+    /// answers fstat(2) from memory.
+    Medium,
+    /// For anything, even in fstat(2): a filesystem on a network or in another process.
+    Anything,
+    /// For nothing: a filesystem in memory.
+    Nothing,
 }
 
 /// The open files, with the time of their last use in uses.
@@ -53,8 +72,11 @@ impl Handles {
         }
     }
 
-    pub(super) fn remove(&mut self, file: FileName) {
-        self.open.remove(&file);
+    /// Takes a file out. It is closed when what is returned is dropped, which may hang: to be
+    /// done without the lock around this.
+    #[must_use]
+    pub(super) fn remove(&mut self, file: FileName) -> Option<Arc<Handle>> {
+        self.open.remove(&file).map(|(handle, _)| handle)
     }
 
     pub(super) fn get(&mut self, file: FileName) -> Option<Arc<Handle>> {
@@ -64,17 +86,23 @@ impl Handles {
         Some(Arc::clone(handle))
     }
 
-    pub(super) fn insert(&mut self, file: FileName, handle: Arc<Handle>) {
+    /// Adds a file, and returns what had to make room for it, as [`Handles::evict`].
+    #[must_use]
+    pub(super) fn insert(&mut self, file: FileName, handle: Arc<Handle>) -> Vec<Arc<Handle>> {
         self.uses += 1;
-        if is_segment(file) && self.open.len() >= self.limit {
-            self.evict(1);
-        }
+        let closed = if is_segment(file) && self.open.len() >= self.limit {
+            self.evict(1)
+        } else {
+            Vec::new()
+        };
         self.open.insert(file, (handle, self.uses));
+        closed
     }
 
-    /// Closes up to `count` segments, those used longest ago, and says how many. One that is in
-    /// use stays: it may be about to be written.
-    pub(super) fn evict(&mut self, count: usize) -> usize {
+    /// Takes out up to `count` segments, those used longest ago. One that is in use stays: it may
+    /// be about to be written. To be dropped without the lock, as in [`Handles::remove`].
+    #[must_use]
+    pub(super) fn evict(&mut self, count: usize) -> Vec<Arc<Handle>> {
         let mut idle: Vec<(u64, FileName)> = self
             .open
             .iter()
@@ -87,19 +115,19 @@ impl Handles {
         if count > 0 && count < idle.len() {
             idle.select_nth_unstable(count - 1);
         }
-        for (_, file) in idle.iter().take(count) {
-            self.open.remove(file);
-        }
-        count
+        let idle = idle.into_iter().take(count);
+        idle.filter_map(|(_, file)| self.remove(file)).collect()
     }
 }
 
 impl Handle {
-    pub(super) const fn new(file: File, read_only: Option<Errno>) -> Handle {
+    pub(super) fn new(file: File, read_only: Option<Errno>) -> Handle {
+        let waits = Waits::of(&file);
         Handle {
             file,
             read_only,
             dirty: AtomicBool::new(false),
+            waits,
         }
     }
 
@@ -122,6 +150,46 @@ impl Handle {
 
     pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         read_full(&self.file, offset, buf)
+    }
+
+    /// Reads what the page cache has and never waits: `buf` is filled up to the first byte that
+    /// would have to be waited for. Returns how many bytes that were, and whether that is all that
+    /// there is up to the end of the file. None if the file was deleted.
+    pub(super) fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<Cached>> {
+        let meta = self.file.metadata()?;
+        if meta.nlink() == 0 {
+            return Ok(None);
+        }
+        let mut len = 0;
+        while len < buf.len() {
+            match read_nowait(&self.file, offset + len as u64, &mut buf[len..]) {
+                Ok(0) => break,
+                Ok(got) => len += got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Also an error: what became of it is for a read that may wait to find out.
+                Err(_) => break,
+            }
+        }
+        // Some kernels (5.9, 5.10) answer 0 for what is not cached, so that does not show the end.
+        let complete = len == buf.len() || offset + len as u64 >= meta.len();
+        Ok(Some(Cached { len, complete }))
+    }
+
+    /// Has the page cache read a range and waits until it has it, without copying. False if this
+    /// filesystem cannot do that.
+    pub(super) fn fill_cache(&self, sink: &File, offset: u64, len: usize) -> io::Result<bool> {
+        let mut at = file_offset(offset)?;
+        let mut rest = len;
+        while rest > 0 {
+            match sendfile(sink, &self.file, Some(&mut at), rest) {
+                Ok(0) => break,
+                Ok(got) => rest = rest.saturating_sub(got),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(true)
     }
 
     pub(super) fn write_at(&self, offset: u64, buffers: &[&[u8]]) -> io::Result<()> {
@@ -179,6 +247,47 @@ impl Handle {
             }
         }
     }
+}
+
+/// What [`Handle::read_cached`] got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cached {
+    pub(super) len: usize,
+    pub(super) complete: bool,
+}
+
+impl Waits {
+    fn of(file: &File) -> Waits {
+        match read_nowait(file, 0, &mut [0]) {
+            Ok(_) => Waits::Medium,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Waits::Medium,
+            Err(_) => match fstatfs(file).map(|stat| stat.filesystem_type()) {
+                Ok(TMPFS_MAGIC | RAMFS_MAGIC) => Waits::Nothing,
+                Ok(_) | Err(_) => Waits::Anything,
+            },
+        }
+    }
+}
+
+/// preadv2(2) of what is in the page cache: starts no I/O and waits for none.
+fn read_nowait(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let iovec = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    let offset = file_offset(offset)?;
+    // SAFETY: the descriptor is open, and the one buffer is ours to be written for its whole
+    // length until the call returns.
+    let got = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &raw const iovec,
+            1,
+            offset,
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
 pub(super) fn file_offset(offset: u64) -> io::Result<libc::off_t> {
@@ -256,9 +365,10 @@ mod tests {
                 Arc::new(handle)
             }
         };
-        handles.insert(FileName::Journal, handle(false));
+        drop(handles.insert(FileName::Journal, handle(false)));
         for number in 0..100 {
-            handles.insert(FileName::Segment(SegmentNo(number)), handle(number == 5));
+            let closed = handles.insert(FileName::Segment(SegmentNo(number)), handle(number == 5));
+            assert!(closed.len() <= 1);
         }
         assert_eq!(handles.open.len(), 8);
         assert!(handles.get(FileName::Journal).is_some());

@@ -54,6 +54,8 @@ pub enum Fault {
     MisdirectedWrite,
     /// One bit of the durable bytes about to be read flips, for good.
     BitRot,
+    /// A read with a deadline takes longer than that. One without a deadline is not struck.
+    SlowRead,
     /// Not an error: some unsynced sectors of the file reach the medium early.
     Writeback,
 }

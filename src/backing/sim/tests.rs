@@ -670,6 +670,31 @@ fn time_passes_without_waiting() {
 }
 
 #[test]
+fn a_read_with_a_deadline_ends_there_and_one_without_does_not() {
+    let (world, disk) = disk(1);
+    put(&disk, 0, &[7; 512]);
+    let latency = Latency {
+        read: Duration::from_secs(60),
+        ..Latency::default()
+    };
+    disk.set_faults(Faults::none().latency(latency));
+    let read = |deadline: u64| {
+        let (before, mut buf) = (world.now(), [0; 512]);
+        let got = disk.read_at_within(FILE, 0, &mut buf, Duration::from_secs(deadline));
+        let got = got.map(|got| (got, buf[0])).map_err(|error| error.kind());
+        (got, world.now() - before)
+    };
+    let late = Err(io::ErrorKind::TimedOut);
+    assert_eq!(read(10), (late, Duration::from_secs(10)));
+    assert_eq!(read(60), (Ok((512, 7)), Duration::from_secs(60)));
+    disk.set_faults(Faults::none().once(Fault::SlowRead, None, 0));
+    let mut buf = [0; 512];
+    assert_eq!(disk.read_at(FILE, 0, &mut buf).unwrap(), 512);
+    assert_eq!(read(10), (late, Duration::from_secs(10)));
+    assert_eq!(read(10), (Ok((512, 7)), Duration::ZERO));
+}
+
+#[test]
 fn a_snapshot_brings_everything_back() {
     let (world, disk) = disk(1);
     put(&disk, 0, &[1; 5000]);
