@@ -3,16 +3,25 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::content::{FileSet, Rng};
-use common::faulty::Faulty;
+use common::content::{FileSet, Rng, TestFile};
+use common::faulty::{Faulty, Hang};
 use common::{Pool, drop_caches, scratch, wait_for};
+use mendfs::mirrors::READ_DEADLINE;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// Longest wait for something that takes no time.
 const SOON: Duration = Duration::from_secs(20);
+/// What a read may take beyond the deadline, on a busy machine.
+const MARGIN: Duration = Duration::from_secs(4);
+/// Longest time until a mirror that was suspect is trusted again, and that once more.
+const TRUSTED_AGAIN: Duration = Duration::from_secs(150);
 
 /// A pool of two mirrors, the first of them on a faulty filesystem. The pool goes first when both
 /// are dropped: its process may wait for the other.
@@ -85,4 +94,89 @@ fn what_hangs_goes_on_when_it_is_released_and_fails_when_the_disk_is_pulled() {
         .join()
         .expect("no panic")
         .expect_err("the disk is out");
+}
+
+/// Reads random files again and again, from the pool and not from the kernel's cache, and compares
+/// them. Returns how many, and the longest that one read(2) took.
+fn read_until(stop: &AtomicBool, set: &FileSet, root: &Path, mut rng: Rng) -> (u64, Duration) {
+    let (mut files, mut longest) = (0, Duration::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        let file = &set.files[rng.below(set.files.len() as u64) as usize];
+        longest = longest.max(read_timed(file, root));
+        files += 1;
+    }
+    (files, longest)
+}
+
+fn read_timed(file: &TestFile, root: &Path) -> Duration {
+    let handle = File::open(root.join(&file.path)).expect("open");
+    posix_fadvise(&handle, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("fadvise");
+    let mut piece = vec![0; 128 << 10];
+    let mut longest = Duration::ZERO;
+    for at in (0..file.len).step_by(piece.len()) {
+        let start = Instant::now();
+        let got = handle
+            .read_at(&mut piece, at as u64)
+            .expect("no error while a mirror hangs");
+        longest = longest.max(start.elapsed());
+        file.compare(at, &piece[..got]).expect("the right bytes");
+    }
+    longest
+}
+
+/// Hangs the mirror under readers for a while, and then expects it to be of use again.
+fn hang_under_readers(hang: impl FnOnce(&Faulty) -> Hang) {
+    let mut scene = scene();
+    let (set, root) = (&scene.set, scene.pool.mnt());
+    set.files[..20]
+        .iter()
+        .for_each(|file| file.verify(root).expect("whole"));
+    let stop = AtomicBool::new(false);
+    let held = hang(&scene.faulty);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|seed| {
+                let stop = &stop;
+                scope.spawn(move || read_until(stop, set, root, Rng::new(seed)))
+            })
+            .collect();
+        wait_for("a read to hang", SOON, || scene.faulty.hanging() > 0);
+        let over = || start.elapsed() > 2 * READ_DEADLINE;
+        wait_for("two deadlines to pass", SOON, || {
+            over() || readers.iter().any(|reader| reader.is_finished())
+        });
+        stop.store(true, Ordering::Relaxed);
+        for reader in readers {
+            let (files, longest) = reader.join().expect("no reader saw an error");
+            eprintln!("{files} files, the longest read took {longest:?}");
+            assert!(longest < READ_DEADLINE + MARGIN, "{longest:?}");
+            // Once it is known to hang it costs nothing: this is not a file a deadline.
+            assert!(files > 20, "{files} files");
+        }
+    });
+    held.release();
+    let before = scene.faulty.reads();
+    wait_for("the mirror to be read again", TRUSTED_AGAIN, || {
+        scene.set.files.iter().take(40).for_each(|file| {
+            read_timed(file, scene.pool.mnt());
+        });
+        scene.faulty.reads() > before + 20
+    });
+    let status = scene.pool.status();
+    assert_eq!(status.unrepairable(), 0, "{}", status.text());
+    assert_eq!(status.repaired(), 0, "{}", status.text());
+    scene.set.expect_whole(scene.pool.mnt());
+    scene.pool.umount();
+    scene.pool.check_clean();
+}
+
+#[test]
+fn a_mirror_whose_reads_hang_delays_no_read_beyond_the_deadline() {
+    hang_under_readers(Faulty::hang_reads);
+}
+
+#[test]
+fn a_mirror_that_hangs_in_everything_delays_no_read_beyond_the_deadline() {
+    hang_under_readers(Faulty::hang_all);
 }

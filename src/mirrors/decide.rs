@@ -35,6 +35,8 @@ pub enum Outcome {
     Good,
     /// It does not.
     Damaged(Damage),
+    /// It did not answer in time, which says nothing of its copy.
+    Late,
     /// It was not asked, since an earlier one was good.
     NotAsked,
 }
@@ -51,6 +53,9 @@ pub enum Verdict {
     },
     /// Ask the mirror with this index too.
     Ask(usize),
+    /// Only the mirrors with these indices may still have a good copy, and all of them were late:
+    /// wait for one of them.
+    Wait(Vec<usize>),
     /// No mirror has a good copy: the block is lost.
     Fail,
 }
@@ -69,12 +74,19 @@ pub fn decide(outcomes: &[Outcome]) -> Verdict {
             heal: outcomes.iter().enumerate().filter_map(damaged).collect(),
         };
     }
-    match outcomes
+    let unasked = outcomes
         .iter()
-        .position(|outcome| *outcome == Outcome::NotAsked)
-    {
-        Some(next) => Verdict::Ask(next),
-        None => Verdict::Fail,
+        .position(|outcome| *outcome == Outcome::NotAsked);
+    if let Some(next) = unasked {
+        return Verdict::Ask(next);
+    }
+    let late: Vec<_> = (0..outcomes.len())
+        .filter(|index| outcomes[*index] == Outcome::Late)
+        .collect();
+    if late.is_empty() {
+        Verdict::Fail
+    } else {
+        Verdict::Wait(late)
     }
 }
 
@@ -82,9 +94,10 @@ pub fn decide(outcomes: &[Outcome]) -> Verdict {
 mod tests {
     use super::*;
 
-    const ALL: [Outcome; 6] = [
+    const ALL: [Outcome; 7] = [
         Outcome::Good,
         Outcome::NotAsked,
+        Outcome::Late,
         Outcome::Damaged(Damage::Unreadable),
         Outcome::Damaged(Damage::Missing),
         Outcome::Damaged(Damage::Short),
@@ -119,6 +132,15 @@ mod tests {
                 Verdict::Ask(next) => {
                     assert_eq!(outcomes[next], Outcome::NotAsked, "{outcomes:?}");
                     assert!(!outcomes.contains(&Outcome::Good), "{outcomes:?}");
+                }
+                Verdict::Wait(late) => {
+                    assert!(!late.is_empty(), "{outcomes:?}");
+                    for (index, outcome) in outcomes.iter().enumerate() {
+                        let late = late.contains(&index);
+                        assert_eq!(*outcome == Outcome::Late, late, "{outcomes:?}");
+                        let bad = matches!(outcome, Outcome::Damaged(_));
+                        assert!(late || bad, "{outcomes:?}");
+                    }
                 }
                 Verdict::Fail => {
                     let lost = |outcome: &Outcome| matches!(outcome, Outcome::Damaged(_));

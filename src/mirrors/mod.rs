@@ -9,6 +9,7 @@
 //! - `repair`: rewriting a bad copy and reading it back from the medium.
 //! - `choose`: who may speak at mount, from the superblocks alone.
 //! - `membership`: who belongs to the pool while it is open; epochs and superblocks.
+//! - `patience`: how long a read waits for a mirror while others could answer.
 //! - `health`: suspicion, the error budget, and which mirror a read goes to.
 //! - `room`: mirrors that have no space left while others do, and directories that are gone.
 //! - `target`: bringing one mirror up to date.
@@ -20,6 +21,7 @@ pub mod choose;
 pub mod decide;
 mod health;
 pub mod membership;
+mod patience;
 mod read;
 mod repair;
 mod room;
@@ -31,6 +33,7 @@ pub use choose::{Candidate, Choice, History, OpenError, Standing, choose, read_s
 pub use decide::{Damage, Outcome, Verdict};
 pub use health::READ_ERROR_BUDGET;
 pub use membership::{MembershipError, Newcomer};
+pub use patience::READ_DEADLINE;
 pub use read::{BadBlock, Mend, Place};
 pub use repair::{Incident, Resolution};
 pub use set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState, Witness};

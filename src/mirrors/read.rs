@@ -1,9 +1,9 @@
 //! Verified reads: the one way in which bytes come off a mirror.
 
 use std::io;
-use std::time::Instant;
 
 use super::decide::{Damage, Outcome, Verdict, decide};
+use super::patience::READ_DEADLINE;
 use super::repair::RepairJob;
 use super::set::{Attached, MirrorSet};
 use super::write::MirrorError;
@@ -50,9 +50,9 @@ pub struct BadBlock {
 }
 
 /// The outcome for bytes `start..end` of a read that supplied `got` bytes.
-fn judge(got: Result<usize, Damage>, end: usize, verify: impl FnOnce() -> bool) -> Outcome {
+fn judge(got: Result<usize, Outcome>, end: usize, verify: impl FnOnce() -> bool) -> Outcome {
     match got {
-        Err(damage) => Outcome::Damaged(damage),
+        Err(outcome) => outcome,
         Ok(got) if got < end => Outcome::Damaged(Damage::Short),
         Ok(_) if verify() => Outcome::Good,
         Ok(_) => Outcome::Damaged(Damage::Checksum),
@@ -60,28 +60,19 @@ fn judge(got: Result<usize, Damage>, end: usize, verify: impl FnOnce() -> bool) 
 }
 
 impl MirrorSet {
-    /// How many bytes of `buf` the mirror supplied, or why none.
+    /// How many bytes of `buf` the mirror supplied, or why none: for what concerns this mirror and
+    /// waits for it.
     pub(super) fn read_copy(
         &self,
         mirror: &Attached,
         place: Place,
         buf: &mut [u8],
     ) -> Result<usize, Damage> {
-        let begun = Instant::now();
-        let result = mirror.backing().read_at(place.file, place.offset, buf);
-        let error = match result {
-            Ok(got) => {
-                let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                mirror.health.timed(took, got);
-                return Ok(got);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Damage::Missing),
-            Err(error) => error,
-        };
-        let cause = format!("cannot read {} at {}: {error}", place.file, place.offset);
-        log::warn!("{}: {cause}", mirror.label());
-        self.note_read_error(mirror, &cause);
-        Err(Damage::Unreadable)
+        match self.read_within(mirror, place, buf, None) {
+            Err(Outcome::Damaged(damage)) => Err(damage),
+            Err(_) => Err(Damage::Unreadable),
+            Ok(got) => Ok(got),
+        }
     }
 
     /// Fills `out` with the blocks that begin at `place`; the last may be shorter than a block.
@@ -110,14 +101,18 @@ impl MirrorSet {
         verify: &dyn Fn(usize, &[u8]) -> bool,
         jobs: &mut Vec<RepairJob>,
     ) -> Result<(), Vec<BadBlock>> {
-        let order = self.read_order(place.file, place.offset);
-        let Some((first, others)) = order.split_first() else {
+        let mut order = self.read_order(place.file, place.offset);
+        if order.is_empty() {
             out.fill(0);
             return Err((0..out.len().div_ceil(BLOCK))
                 .map(|block| BadBlock { block })
                 .collect());
-        };
-        let got = self.read_copy(first, place, out);
+        }
+        MirrorSet::stalled_last(&mut order);
+        let (answered, got) = self.first_answer(&order, place, out);
+        // Those before it were late: if it has damage they are asked again, after the others.
+        order.rotate_left(answered);
+        let (first, others) = (&order[0], &order[1..]);
         let mut bad = Vec::new();
         for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
             let outcome = judge(got, block * BLOCK + bytes.len(), || verify(block, bytes));
@@ -156,8 +151,14 @@ impl MirrorSet {
         loop {
             match decide(&outcomes) {
                 Verdict::Ask(index) => {
-                    let got = self.read_copy(&others[index - 1], place, bytes);
+                    let mirror = &others[index - 1];
+                    let got = self.read_within(mirror, place, bytes, Some(READ_DEADLINE));
                     outcomes[index] = judge(got, bytes.len(), || verify(bytes));
+                }
+                Verdict::Wait(late) => {
+                    let mirrors: Vec<_> = late.iter().map(|at| mirror_at(*at).clone()).collect();
+                    let (answered, got) = self.first_answer(&mirrors, place, bytes);
+                    outcomes[late[answered]] = judge(got, bytes.len(), || verify(bytes));
                 }
                 Verdict::Serve { heal, .. } => {
                     for index in heal {
@@ -341,12 +342,16 @@ impl MirrorSet {
             let range = block * BLOCK..block * BLOCK + bytes.len();
             let outcomes: Vec<_> = copies
                 .iter()
-                .map(|(copy, got)| judge(*got, range.end, || verify(block, &copy[range.clone()])))
+                .map(|(copy, got)| {
+                    judge(got.map_err(Outcome::Damaged), range.end, || {
+                        verify(block, &copy[range.clone()])
+                    })
+                })
                 .collect();
             let verdict = decide(&outcomes);
             match &verdict {
                 Verdict::Serve { from, .. } => bytes.copy_from_slice(&copies[*from].0[range]),
-                Verdict::Ask(_) | Verdict::Fail => {
+                Verdict::Ask(_) | Verdict::Wait(_) | Verdict::Fail => {
                     bytes.fill(0);
                     bad.push(BadBlock { block });
                 }
@@ -366,7 +371,7 @@ impl MirrorSet {
                             data,
                         });
                     }
-                    Verdict::Ask(_) | Verdict::Fail => {
+                    Verdict::Ask(_) | Verdict::Wait(_) | Verdict::Fail => {
                         self.report_lost(mirror, place, bytes.len(), *damage);
                     }
                 }

@@ -110,7 +110,8 @@ impl TestFile {
         }
     }
 
-    fn compare(&self, at: usize, piece: &[u8]) -> Result<(), String> {
+    /// Compares a piece of the file that was read at `at`.
+    pub(crate) fn compare(&self, at: usize, piece: &[u8]) -> Result<(), String> {
         let first = at / BLOCK;
         let mut want = Vec::with_capacity(piece.len() + 2 * BLOCK);
         for number in first..(at + piece.len()).div_ceil(BLOCK) {

@@ -241,7 +241,10 @@ impl Faulty {
         };
         // The mount is dead from here on, also for who has it open; what hung may go.
         let _ = umount2(&self.path(), MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
-        self.panel.set(|now| *now = Switches::default());
+        self.panel.set(|now| {
+            now.hang_all = false;
+            now.hang_reads = false;
+        });
         let _ = session.join();
     }
 }

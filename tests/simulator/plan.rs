@@ -216,11 +216,10 @@ impl Plan {
             Kind::ReadErrors => Step::Faults(match rng.below(3) {
                 0 => Faults::none(),
                 1 => one_shot(rng, Fault::ReadError),
-                _ => Faults::none().rate(Fault::ReadError, None, 100_000).rate(
-                    Fault::ShortRead,
-                    None,
-                    50_000,
-                ),
+                _ => Faults::none()
+                    .rate(Fault::ReadError, None, 100_000)
+                    .rate(Fault::ShortRead, None, 50_000)
+                    .rate(Fault::SlowRead, None, 50_000),
             }),
             Kind::WriteError if rng.below(6) == 0 => Step::Detach,
             Kind::WriteError => {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mendfs::backing::sim::{Fault, Faults, FileClass, PowerLoss};
+use mendfs::backing::sim::{Fault, Faults, FileClass, Latency, PowerLoss};
 use mendfs::backing::{Backing, FileName, Space};
 use mendfs::format::{Ino, SegmentNo};
+use mendfs::mirrors::READ_DEADLINE;
 use mendfs::pool::PoolError;
 use mendfs::pool::status::{MirrorState, PoolState};
 use mendfs::vfs::{Caller, SetAttr, VfsError};
@@ -511,6 +513,56 @@ fn p8_journal_overlay_and_space_stay_bounded_over_a_long_history() {
     machine.mount().expect("mount");
     let replayed = machine.pool().status().recovery.expect("a report").replayed;
     assert!(replayed < 1000, "{replayed} operations replayed");
+}
+
+#[test]
+fn a_mirror_that_is_late_is_passed_over_and_waited_for_only_where_no_other_can_answer() {
+    let machine = mounted(Config::default());
+    let (ino, data) = (create(&machine, "f"), bytes(5, 8 * BLOCK));
+    write(&machine, ino, 0, &data);
+    sync(&machine);
+    machine.pool().checkpoint().expect("checkpoint");
+    let slow = |seconds: u64| {
+        Faults::none().latency(Latency {
+            read: Duration::from_secs(seconds),
+            ..Latency::default()
+        })
+    };
+    // The first to be asked for this segment; hours late.
+    let (file, offset) = place(&machine, ino, 0);
+    let FileName::Segment(segment) = file else {
+        panic!("{file} is no segment")
+    };
+    let first = (segment.0 % machine.disks.len() as u64) as usize;
+    let other = 1 - first;
+    machine.disks[first].set_faults(slow(9999));
+    let start = machine.world.now();
+    assert_eq!(read(&machine, ino, 0, data.len()).expect("read"), data);
+    let took = machine.world.now() - start;
+    assert!(
+        took >= READ_DEADLINE && took < 4 * READ_DEADLINE,
+        "{took:?}"
+    );
+    machine.repair();
+    let status = machine.status_of(first);
+    assert!(status.read_errors > 0);
+    assert_eq!((status.repaired, status.unrepairable), (0, 0));
+
+    // The other has damage: now there is only the late one, and it is waited for.
+    machine.disks[other].corrupt(file, offset, 1);
+    let start = machine.world.now();
+    assert_eq!(read(&machine, ino, 0, data.len()).expect("read"), data);
+    assert!(machine.world.now() - start >= Duration::from_secs(9999));
+    machine.disks[first].set_faults(Faults::none());
+    machine.repair();
+    assert_eq!(machine.status_of(other).repaired, 1);
+
+    // All are late, and nothing is lost for it.
+    machine
+        .disks
+        .iter()
+        .for_each(|disk| disk.set_faults(slow(33)));
+    assert_eq!(read(&machine, ino, 0, data.len()).expect("read"), data);
 }
 
 #[test]
