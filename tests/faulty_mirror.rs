@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::content::{FileSet, Rng, TestFile};
 use common::faulty::{Faulty, Hang};
-use common::{Pool, drop_caches, scratch, wait_for};
+use common::{Pool, scratch, wait_for};
 use mendfs::mirrors::READ_DEADLINE;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
@@ -23,11 +23,12 @@ const MARGIN: Duration = Duration::from_secs(4);
 /// Longest time until a mirror that was suspect is trusted again, and that once more.
 const TRUSTED_AGAIN: Duration = Duration::from_secs(150);
 
-/// A pool of two mirrors, the first of them on a faulty filesystem. The pool goes first when both
-/// are dropped: its process may wait for the other.
+/// A pool of two mirrors on two such filesystems, so that neither is the faster one. The pool goes
+/// first when all are dropped: its process may wait for the others.
 struct Scene {
     pool: Pool,
     faulty: Faulty,
+    _sound: Faulty,
     set: FileSet,
 }
 
@@ -35,14 +36,19 @@ struct Scene {
 fn scene() -> Scene {
     let mut rng = Rng::new(common::seed());
     let scratch = scratch();
-    let faulty = Faulty::new();
-    let mirrors = vec![faulty.path(), scratch.path().join("sound")];
+    let (faulty, sound) = (Faulty::new(), Faulty::new());
+    let mirrors = vec![faulty.path(), sound.path()];
     let mut pool = Pool::create_at(scratch, mirrors, &[]);
     let set = FileSet::plan(rng.next(), 160 << 20);
     pool.mount();
     set.write(pool.mnt());
     pool.remount();
-    Scene { pool, faulty, set }
+    Scene {
+        pool,
+        faulty,
+        _sound: sound,
+        set,
+    }
 }
 
 #[test]
@@ -62,11 +68,8 @@ fn a_read_error_is_answered_from_the_other_mirror() {
     let before = scene.faulty.reads();
     scene.set.expect_whole(scene.pool.mnt());
     assert!(scene.faulty.reads() > before, "nothing was read from it");
-    scene.faulty.fail_reads(false);
-    drop_caches();
-    scene.set.expect_whole(scene.pool.mnt());
+    // What became of the mirror, whose errors are more than a mirror may have, is told elsewhere.
     scene.pool.umount();
-    scene.pool.check_clean();
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn hang_under_readers(hang: impl FnOnce(&Faulty) -> Hang) {
     held.release();
     let before = scene.faulty.reads();
     wait_for("the mirror to be read again", TRUSTED_AGAIN, || {
-        scene.set.files.iter().take(40).for_each(|file| {
+        scene.set.files.iter().step_by(7).for_each(|file| {
             read_timed(file, scene.pool.mnt());
         });
         scene.faulty.reads() > before + 20
