@@ -204,6 +204,10 @@ impl Backing for DirBacking {
         let handle = self.tree.handle(file)?;
         // On a descriptor of its own: an error of an earlier write must still reach sync().
         let own = self.tree.open_at(&file.path(), OFlag::O_RDONLY)?;
+        // The kernel writes out what it has cached of the range before it reads directly.
+        if let Some(len) = read_direct(&own, offset, buf)? {
+            return Ok(len);
+        }
         own.sync_data()?;
         // Only a hint, and not every filesystem takes it.
         let _ = posix_fadvise(
@@ -212,10 +216,7 @@ impl Backing for DirBacking {
             file_offset(buf.len() as u64)?,
             PosixFadviseAdvice::POSIX_FADV_DONTNEED,
         );
-        match read_direct(&own, offset, buf)? {
-            Some(len) => Ok(len),
-            None => handle.read_at(offset, buf),
-        }
+        handle.read_at(offset, buf)
     }
 
     fn forget_cached(&self, file: FileName) -> io::Result<()> {

@@ -20,10 +20,12 @@ use std::time::Duration;
 
 use crate::format::SegmentNo;
 
+mod buffer;
 pub mod dir;
 mod shadow;
 pub mod sim;
 
+pub use buffer::Buffer;
 pub use dir::DirBacking;
 pub use shadow::Shadow;
 
@@ -127,8 +129,9 @@ pub trait Backing: fmt::Debug + Send + Sync {
         false
     }
 
-    /// As [`Backing::read_at`], but from the medium: what the page cache holds is synced and
-    /// dropped first, as far as the filesystem below allows.
+    /// As [`Backing::read_at`], but from the medium and past the page cache, as far as the
+    /// filesystem below allows: what the cache holds of the range is written out first. Fastest
+    /// into a [`Buffer`], at multiples of 4 KiB.
     ///
     /// # Errors
     /// As pread(2) and fdatasync(2).

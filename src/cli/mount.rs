@@ -104,7 +104,9 @@ fn remount(mount_point: &Path, options: &Options, fake: bool) -> Result<ExitCode
         ..Options::default()
     };
     if *options != fresh {
-        eprintln!("note: commit, cache and degraded stay as they are until the next mount");
+        eprintln!(
+            "note: commit, cache, degraded and scrub_* stay as they are until the next mount"
+        );
     }
     if !fake {
         let flags = options.flags | MsFlags::MS_REMOUNT;
@@ -221,7 +223,7 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
     let named = engine::open_mirrors(&plan.directories)?;
     let pool = Pool::open(named, options).map_err(|error| Failure::Failed(error.to_string()))?;
     let pool = Arc::new(pool);
-    let keeper = Keeper::start(&pool)
+    let keeper = Keeper::start(&pool, plan.options.scrub)
         .map_err(|error| Failure::System(format!("cannot start a thread: {error}")))?;
     let options = VfsOptions {
         kernel_keeps_times: true,

@@ -11,6 +11,8 @@ use std::time::Duration;
 use nix::mount::MsFlags;
 
 use super::outcome::Failure;
+use crate::pool::parse_rate;
+use crate::services::ScrubOptions;
 
 /// Time between syncs of what nobody asked to be synced.
 const DEFAULT_COMMIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,6 +48,8 @@ pub(super) struct Options {
     pub(super) read: Option<String>,
     /// Bytes per second for bringing mirrors up to date; none: as fast as applications let it.
     pub(super) resync_rate: Option<u64>,
+    /// When and how fast the pool is scrubbed.
+    pub(super) scrub: ScrubOptions,
 }
 
 impl Default for Options {
@@ -59,6 +63,7 @@ impl Default for Options {
             prefer: None,
             read: None,
             resync_rate: None,
+            scrub: ScrubOptions::default(),
         }
     }
 }
@@ -108,7 +113,9 @@ impl Options {
             ("prefer", Some(value)) => self.prefer = Some(value.to_owned()),
             ("read", Some(value)) => self.read = Some(value.to_owned()),
             ("resync_rate", Some(value)) => self.resync_rate = Some(rate(name, value)?),
-            ("commit" | "cache" | "prefer" | "read" | "resync_rate", None) => {
+            ("scrub_interval", Some(value)) => self.scrub.interval = scrub_interval(value)?,
+            ("scrub_rate", Some(value)) => self.scrub.rate = scrub_rate(value)?,
+            (name, None) if VALUED.contains(&name) => {
                 return Err(Failure::Usage(format!("option \"{name}\" needs a value")));
             }
             ("degraded", None) => self.degraded = true,
@@ -204,6 +211,19 @@ const OWN: &[&str] = &[
     "read",
     "remount",
     "resync_rate",
+    "scrub_interval",
+    "scrub_rate",
+];
+
+/// Those of them that need a value.
+const VALUED: &[&str] = &[
+    "commit",
+    "cache",
+    "prefer",
+    "read",
+    "resync_rate",
+    "scrub_interval",
+    "scrub_rate",
 ];
 
 /// Splits at commas that are neither quoted nor escaped. Empty options, as in "ro,,noexec", are
@@ -280,6 +300,42 @@ fn rate(name: &str, value: &str) -> Result<u64, Failure> {
             "option \"{name}\" is bytes per second such as 50M, not \"{value}\""
         ))),
     }
+}
+
+/// Time between scrubs; none for `off`.
+fn scrub_interval(value: &str) -> Result<Option<Duration>, Failure> {
+    if value == "off" {
+        return Ok(None);
+    }
+    let unit = value.char_indices().next_back().and_then(|(at, unit)| {
+        let seconds = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            'w' => 7 * 86_400,
+            _ => return None,
+        };
+        value[..at].parse::<u64>().ok()?.checked_mul(seconds)
+    });
+    match unit {
+        Some(seconds) if seconds > 0 => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Failure::Usage(format!(
+            "option \"scrub_interval\" is off or a time such as 30d, 12h or 90m, not \"{value}\""
+        ))),
+    }
+}
+
+/// Limit for scrubs in bytes per second; none for `auto`.
+fn scrub_rate(value: &str) -> Result<Option<u64>, Failure> {
+    if value == "auto" {
+        return Ok(None);
+    }
+    parse_rate(value).map(Some).ok_or_else(|| {
+        Failure::Usage(format!(
+            "option \"scrub_rate\" is auto or a number of MB/s such as 50 or 0.5, not \"{value}\""
+        ))
+    })
 }
 
 /// A size in bytes, or with K, M, G or T in powers of 1024.
@@ -403,6 +459,12 @@ mod tests {
             Commit::Interval(Duration::from_millis(250))
         );
         assert_eq!(parse("cache=1048576").cache_bytes, Some(1 << 20));
+        let day = Duration::from_secs(86_400);
+        assert_eq!(parse("").scrub.interval, Some(30 * day));
+        assert_eq!(parse("scrub_interval=2d").scrub.interval, Some(2 * day));
+        assert_eq!(parse("scrub_interval=off").scrub.interval, None);
+        assert_eq!(parse("scrub_rate=1.5").scrub.rate, Some(1_500_000));
+        assert_eq!(parse("scrub_rate=1,scrub_rate=auto").scrub.rate, None);
         assert!(!parse("nodegraded").degraded);
         assert!(parse("remount,ro").remount);
     }
@@ -421,6 +483,14 @@ mod tests {
             "cache",
             "ro=1",
             "degraded=yes",
+            "scrub_interval=0d",
+            "scrub_interval=30",
+            "scrub_interval=",
+            "scrub_interval",
+            "scrub_rate=fast",
+            "scrub_rate=0",
+            "scrub_rate=-1",
+            "scrub_rate=inf",
         ] {
             let name = list.split('=').next().unwrap();
             assert!(

@@ -83,6 +83,25 @@ pub enum What {
         /// Blocks that no mirror could supply.
         lost_blocks: u64,
     },
+    /// A scrub began, was paused or resumed, was cancelled or has finished.
+    Scrub {
+        /// `running`, `paused`, `cancelled` or `finished`.
+        state: String,
+        /// When it began, in seconds since 1970-01-01 UTC.
+        started: i64,
+        /// When it ended.
+        finished: Option<i64>,
+        /// Bytes checked on each mirror.
+        bytes_done: u64,
+        /// Bytes to check on each mirror.
+        bytes_total: u64,
+        /// Copies found bad so far.
+        errors_found: u64,
+        /// Of these, rewritten and verified on the medium.
+        repaired: u64,
+        /// Of these, still bad.
+        unrepairable: u64,
+    },
     /// Incidents that came too fast to be recorded one by one.
     Folded {
         /// How many.

@@ -15,6 +15,8 @@ const RETAINED: u64 = 100_000;
 const CACHE: u64 = 1 << 20;
 /// How often sled writes to disk on its own, in milliseconds.
 const FLUSH_MS: u64 = 1000;
+/// The tree of what is kept under a name.
+const REMEMBERED: &str = "remembered";
 
 /// The ledgers of all mirrors, kept alike.
 #[derive(Debug, Default)]
@@ -137,6 +139,41 @@ impl Ledger {
         events
     }
 
+    /// Keeps a value under a name on every mirror, beside the events, and puts it on disk.
+    pub fn remember(&mut self, name: &str, value: &[u8]) {
+        self.open();
+        for (directory, database) in &self.databases {
+            let put = || -> sled::Result<()> {
+                database.open_tree(REMEMBERED)?.insert(name, value)?;
+                database.flush().map(|_| ())
+            };
+            let cause = match catch_unwind(AssertUnwindSafe(put)) {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it is damaged".to_owned(),
+            };
+            let directory = directory.display();
+            log::warn!("the ledger {directory} does not remember \"{name}\": {cause}");
+        }
+    }
+
+    /// What is kept under a name: the value of each mirror that has one. A ledger that was never
+    /// written is not made for this.
+    pub fn remembered(&mut self, name: &str) -> Vec<Vec<u8>> {
+        if self.databases.is_empty() && !self.unopened.iter().any(|directory| directory.exists()) {
+            return Vec::new();
+        }
+        self.open();
+        let value = |database: &sled::Db| database.open_tree(REMEMBERED).ok()?.get(name).ok()?;
+        let databases = self.databases.iter();
+        databases
+            .filter_map(|(_, database)| {
+                let value = catch_unwind(AssertUnwindSafe(|| value(database)));
+                Some(value.ok()??.to_vec())
+            })
+            .collect()
+    }
+
     /// Puts everything on disk.
     pub fn flush(&self) {
         for (directory, database) in &self.databases {
@@ -204,6 +241,23 @@ mod tests {
         assert!(!path.exists());
         ledger.record(&[event(1)]);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_is_remembered_is_there_after_reopening_and_is_no_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = vec![dir.path().join("a"), dir.path().join("b")];
+        let mut ledger = Ledger::new(paths.clone());
+        assert!(ledger.remembered("job").is_empty());
+        assert!(!paths[0].exists(), "asking makes no ledger");
+        ledger.remember("job", b"one");
+        ledger.remember("job", b"two");
+        ledger.record(&[event(1)]);
+        drop(ledger);
+        let mut ledger = Ledger::new(paths);
+        assert_eq!(ledger.remembered("job"), [b"two", b"two"]);
+        assert!(ledger.remembered("other").is_empty());
+        assert_eq!(ledger.latest(10), [event(1)]);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Newcomer {
 /// The superblock that the mirrors of an open pool share, but for their own UUIDs.
 #[derive(Debug)]
 pub(super) struct Membership {
-    superblock: Superblock,
+    pub(super) superblock: Superblock,
     /// Becomes current with the superblock that is being written.
     promoting: Option<Uuid>,
 }

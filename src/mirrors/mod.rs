@@ -13,6 +13,8 @@
 //! - `health`: suspicion, the error budget, and which mirror a read goes to.
 //! - `room`: mirrors that have no space left while others do, and directories that are gone.
 //! - `target`: bringing one mirror up to date.
+//! - `superblocks`: checking them.
+//! - `survey`: what the media of all mirrors hold, for whoever compares them.
 //!
 //! Invariant: bytes from a mirror reach a caller only after `verify` accepted them, and a mirror
 //! whose write or sync failed is out, durably on all others, before that write is acknowledged.
@@ -26,6 +28,8 @@ mod read;
 mod repair;
 mod room;
 mod set;
+mod superblocks;
+mod survey;
 mod target;
 mod write;
 
@@ -37,5 +41,6 @@ pub use patience::READ_DEADLINE;
 pub use read::{BadBlock, Mend, Place};
 pub use repair::{Incident, Resolution};
 pub use set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState, Witness};
+pub use survey::Scratch;
 pub use target::{Copied, Target};
 pub use write::MirrorError;

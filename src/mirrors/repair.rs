@@ -140,7 +140,7 @@ impl MirrorSet {
         }
     }
 
-    fn count_damage(&self, job: &RepairJob) {
+    pub(super) fn count_damage(&self, job: &RepairJob) {
         if job.damage != Damage::Unreadable {
             self.count(job.mirror, |counters| &counters.checksum_errors);
         }
@@ -176,7 +176,7 @@ impl MirrorSet {
         }
     }
 
-    fn report(&self, mirror: MirrorId, jobs: &[RepairJob], resolution: &Resolution) {
+    pub(super) fn report(&self, mirror: MirrorId, jobs: &[RepairJob], resolution: &Resolution) {
         for job in jobs {
             self.count(mirror, |counters| match resolution {
                 Resolution::Repaired => &counters.repaired,
@@ -217,7 +217,7 @@ impl MirrorSet {
     }
 }
 
-fn rewrite(backing: &dyn Backing, file: FileName, jobs: &[RepairJob]) -> io::Result<()> {
+pub(super) fn rewrite(backing: &dyn Backing, file: FileName, jobs: &[RepairJob]) -> io::Result<()> {
     let missing = jobs.iter().any(|job| job.damage == Damage::Missing);
     if missing {
         backing.create(file)?;

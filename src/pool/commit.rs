@@ -13,7 +13,9 @@ use super::load::Load;
 use super::locks::InodeLocks;
 use super::open::{CommitMode, OpenOptions};
 use super::orders::Orders;
+use super::progress::monotonic;
 use super::recover::RecoveryReport;
+use super::scrub::Scrub;
 use super::status::ResyncStatus;
 use crate::format::{Algorithm, Ino, Lsn, Record, SegmentNo, Timestamp, TxnBody, Uuid};
 use crate::index::{Freed, Index, Txn};
@@ -109,6 +111,7 @@ pub struct Pool {
     pub(super) resync: Mutex<Option<ResyncStatus>>,
     pub(super) orders: Orders,
     load: Load,
+    scrub: Scrub,
     group: GroupCommit,
     /// Whether this mount has announced on disk that it writes.
     active: AtomicBool,
@@ -166,6 +169,7 @@ impl Pool {
             resync: Mutex::new(None),
             orders: Orders::default(),
             load: Load::default(),
+            scrub: Scrub::new(monotonic()),
             group: GroupCommit::default(),
             active: AtomicBool::new(parts.active),
             activating: Mutex::new(()),
@@ -215,6 +219,16 @@ impl Pool {
     /// What applications ask for: every request of theirs that may touch a disk is counted there.
     pub const fn load_of_applications(&self) -> &Load {
         &self.load
+    }
+
+    /// Where a scrub is ordered and told of.
+    pub fn scrub(&self) -> &Scrub {
+        &self.scrub
+    }
+
+    /// When the pool was made, in seconds since 1970-01-01 UTC.
+    pub fn made(&self) -> i64 {
+        self.mirrors.superblock().created
     }
 
     /// The time.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::commit::Pool;
 use super::error::Result;
 use super::open::Clock;
+use super::scrub::Tally;
 use super::status::{DamagedFile, DamagedRange};
 use crate::backing::FileName;
 use crate::format::{BLOCK_U64, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo, Timestamp};
@@ -69,6 +70,8 @@ pub(super) struct Incidents {
     /// Ranges to give back, of checkpoints that are done.
     freed: Mutex<Vec<Freed>>,
     suspects: Mutex<Suspects>,
+    /// Damage of this file is counted here, and has nothing inspected: all of it is being checked.
+    watch: Mutex<Option<(FileName, Tally)>>,
 }
 
 /// Where damage was seen.
@@ -93,7 +96,9 @@ impl Witness for Incidents {
     }
 
     fn incident(&self, incident: Incident) {
-        self.suspect(incident.place.file);
+        if !self.watched(&incident) {
+            self.suspect(incident.place.file);
+        }
         self.push(Entry::Incident(incident));
     }
 
@@ -125,7 +130,36 @@ impl Incidents {
             repaired: Mutex::default(),
             freed: Mutex::default(),
             suspects: Mutex::default(),
+            watch: Mutex::default(),
         }
+    }
+
+    /// Whether somebody is checking all of that file; it is counted for him then.
+    fn watched(&self, incident: &Incident) -> bool {
+        let mut watch = self.watch.lock();
+        let Some((file, tally)) = &mut *watch else {
+            return false;
+        };
+        let ours = *file == incident.place.file;
+        if ours {
+            match incident.resolution {
+                Resolution::Repaired => tally.repaired += 1,
+                Resolution::Failed(_) | Resolution::Lost => tally.unrepairable += 1,
+            }
+        }
+        ours
+    }
+
+    /// Does `work` and counts the damage of a file that is found meanwhile, by whomever.
+    pub(super) fn watching<T>(&self, file: FileName, work: impl FnOnce() -> T) -> (T, Tally) {
+        *self.watch.lock() = Some((file, Tally::default()));
+        let result = work();
+        let tally = self
+            .watch
+            .lock()
+            .take()
+            .map_or_else(Tally::default, |watch| watch.1);
+        (result, tally)
     }
 
     fn push(&self, entry: Entry) {
@@ -268,6 +302,21 @@ impl Pool {
             self.incidents.ledger.lock().record(&events);
         }
         count
+    }
+
+    /// Keeps a value under a name in the ledgers, durably; see [`Pool::remembered`].
+    pub fn remember(&self, name: &str, value: &[u8]) {
+        self.incidents.ledger.lock().remember(name, value);
+    }
+
+    /// The values kept under a name: one for each mirror whose ledger has one.
+    pub fn remembered(&self, name: &str) -> Vec<Vec<u8>> {
+        self.incidents.ledger.lock().remembered(name)
+    }
+
+    /// Has the ledger record something.
+    pub fn note(&self, what: What) {
+        self.incidents.note(what);
     }
 
     /// The newest `limit` events of the ledger, oldest first.

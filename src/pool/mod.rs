@@ -15,6 +15,7 @@
 //! inside journal, index and segments. The inode locks of `locks` belong to the layer above and
 //! come before all of them.
 
+mod check;
 mod checkpoint;
 mod commit;
 mod copying;
@@ -31,10 +32,12 @@ mod paths;
 mod progress;
 mod recover;
 mod report;
+mod scrub;
 mod space;
 pub mod status;
 mod verify;
 
+pub use check::{Checked, SegmentCursor};
 pub use commit::{Cut, Intent, Pool};
 pub use copying::CopiedOwner;
 pub use create::{CreateError, CreateOptions, create};
@@ -50,6 +53,7 @@ pub use open::{
 pub use orders::{MemberAction, MemberAnswer, MemberOrder};
 pub use progress::{Monotonic, Progress, monotonic};
 pub use recover::RecoveryReport;
+pub use scrub::{Scrub, ScrubOrder, ScrubRefusal, ScrubRun, ScrubStage, Tally, parse_rate};
 pub use verify::Owned;
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ impl Pool {
             repairs_pending: self.mirrors.repairs_pending() as u64,
             inspecting: self.inspecting(),
             resync: self.resync.lock().clone(),
+            scrub: self.scrub().status(),
             damaged,
         }
     }

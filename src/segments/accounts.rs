@@ -1,6 +1,7 @@
 //! Live bytes of each segment: one small entry for each segment file, kept in memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::format::{SegmentNo, SegmentRow};
 
@@ -56,6 +57,22 @@ impl Accounts {
     /// All segments, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (SegmentNo, SegmentRow)> {
         self.segments.iter().map(|(segment, row)| (*segment, *row))
+    }
+
+    /// Segments with these numbers, ascending.
+    pub fn range(
+        &self,
+        numbers: Range<SegmentNo>,
+    ) -> impl Iterator<Item = (SegmentNo, SegmentRow)> {
+        let empty = numbers.start >= numbers.end;
+        let numbers = if empty {
+            numbers.start..numbers.start
+        } else {
+            numbers
+        };
+        self.segments
+            .range(numbers)
+            .map(|(segment, row)| (*segment, *row))
     }
 
     /// Live bytes in all.

@@ -8,6 +8,7 @@
 mod accounts;
 mod append;
 mod copy;
+mod sift;
 mod unsynced;
 
 pub use accounts::Accounts;

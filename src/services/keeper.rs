@@ -2,8 +2,7 @@
 //!
 //! One makes operations durable within the commit interval and checkpoints when they are due; the
 //! next repairs, reclaims space and writes the ledger; a third looks after the mirrors and brings
-//! those up to date that were away. A thread that panics stops the pool,
-//! loudly.
+//! those up to date that were away; a fourth scrubs. A thread that panics stops the pool, loudly.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::inspect::Inspector;
 use super::pace::Pace;
 use super::reclaim::Reclaim;
 use super::resync::Resync;
+use super::scrub::{ScrubOptions, Scrubber};
 use crate::pool::{CommitMode, Pool, PoolError, Result};
 
 /// A checkpoint is made at least this long after a change, so that freed space comes back.
@@ -25,6 +25,12 @@ const CHECKPOINT_AGE: Duration = Duration::from_secs(5);
 const CHORES_EVERY: Duration = Duration::from_millis(100);
 /// Repairs done in one go: they share a sync for each file.
 const REPAIRS: usize = 2048;
+/// How often the scrub looks whether it is due.
+const SCRUB_LOOKS_EVERY: Duration = Duration::from_secs(1);
+/// Bytes scrubbed in one go: enough to be read as fast as they can be.
+const SCRUB_STEP: u32 = 4 << 20;
+/// As that for a scrub with a low rate, which would come in bursts.
+const SCRUB_STEP_LEAST: u32 = 256 << 10;
 /// Segments that space is given back from in one go.
 const SEGMENTS: usize = 16;
 
@@ -61,7 +67,7 @@ impl Keeper {
     ///
     /// # Errors
     /// As pthread_create(3).
-    pub fn start(pool: &Arc<Pool>) -> std::io::Result<Keeper> {
+    pub fn start(pool: &Arc<Pool>, scrub: ScrubOptions) -> std::io::Result<Keeper> {
         let bell = Arc::new(Bell::default());
         let mut keeper = Keeper {
             pool: Arc::clone(pool),
@@ -74,10 +80,18 @@ impl Keeper {
             keeper.spawn("mendfs-resync", resync_loop)?;
         }
         keeper.spawn("mendfs-chores", chores_loop)?;
+        let scrubber = Scrubber::new(Arc::clone(pool), scrub);
+        keeper.spawn("mendfs-scrub", move |pool, bell| {
+            scrub_loop(scrubber, pool, bell)
+        })?;
         Ok(keeper)
     }
 
-    fn spawn(&mut self, name: &str, work: fn(&Arc<Pool>, &Bell)) -> std::io::Result<()> {
+    fn spawn(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Arc<Pool>, &Bell) + Send + 'static,
+    ) -> std::io::Result<()> {
         let (pool, bell) = (Arc::clone(&self.pool), Arc::clone(&self.bell));
         let thread_name = name.to_owned();
         let thread = thread::Builder::new()
@@ -103,6 +117,7 @@ impl Keeper {
             self.bell.rung.notify_all();
         }
         self.pool.serve_checkpoints(false);
+        self.pool.scrub().wake();
         for thread in self.threads.drain(..) {
             // A panic was reported where it happened.
             let _ = thread.join();
@@ -201,4 +216,30 @@ fn resync_loop(pool: &Arc<Pool>, bell: &Bell) {
             bell.wait(wait);
         }
     }
+}
+
+fn scrub_loop(mut scrubber: Scrubber, pool: &Arc<Pool>, bell: &Bell) {
+    let mut pace = Pace::new(pool, None);
+    let wait = |time: Duration| pool.scrub().wait(time, &|| bell.stopped());
+    while !bell.stopped() {
+        let rate = scrubber.rate();
+        pace.set_rate(rate);
+        let quarter = rate.map_or(u64::MAX, |rate| rate / 4);
+        let budget = u32::try_from(quarter).unwrap_or(u32::MAX);
+        match scrubber.step(budget.clamp(SCRUB_STEP_LEAST, SCRUB_STEP)) {
+            Ok(Some(read)) => {
+                let pause = pace.account(read);
+                if !pause.is_zero() {
+                    wait(pause);
+                }
+            }
+            Ok(None) => {
+                wait(SCRUB_LOOKS_EVERY);
+                pace.resume();
+            }
+            // The pool has stopped, and has said so.
+            Err(_) => return,
+        }
+    }
+    scrubber.save();
 }

@@ -6,6 +6,7 @@ pub mod keeper;
 pub mod pace;
 pub mod reclaim;
 pub mod resync;
+pub mod scrub;
 pub mod verify;
 
 pub use inspect::Inspector;
@@ -13,4 +14,5 @@ pub use keeper::Keeper;
 pub use pace::Pace;
 pub use reclaim::Reclaim;
 pub use resync::Resync;
+pub use scrub::{ScrubOptions, Scrubber};
 pub use verify::{Finding, Verifier, VerifyReport};

@@ -21,12 +21,11 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::sys::uio::{pread, pwritev};
 
 use super::super::FileName;
+use super::super::buffer::{Buffer, DIRECT_ALIGN};
 
 /// Buffers handed to one pwritev(2): the limit of Linux (UIO_MAXIOV).
 pub(super) const MAX_IOVECS: usize = 1024;
-/// Alignment of offset, length and memory that O_DIRECT reads use: what no device exceeds.
-const DIRECT_ALIGN: usize = 4096;
-/// Most bytes read by one O_DIRECT read.
+/// Most bytes read by one O_DIRECT read that goes through a buffer of its own.
 pub(super) const DIRECT_CHUNK: usize = 1 << 20;
 
 /// RAMFS_MAGIC of <linux/magic.h>.
@@ -308,32 +307,58 @@ pub(super) fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<
     Ok(done)
 }
 
-/// Reads past the page cache. None where the filesystem has no such reads, or where one leaves off
-/// before the end of the file. Sets O_DIRECT on the descriptor.
+/// Reads past the page cache, straight into `buf` where that is aligned. None where the filesystem
+/// has no such reads, or where one leaves off before the end of the file. Sets O_DIRECT on the
+/// descriptor.
 pub(super) fn read_direct(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
     if fcntl(file, FcntlArg::F_SETFL(OFlag::O_DIRECT)).is_err() {
         return Ok(None);
     }
-    let mut memory = vec![0; buf.len().min(DIRECT_CHUNK) + 3 * DIRECT_ALIGN];
-    let lead = memory.as_ptr().align_offset(DIRECT_ALIGN);
+    let aligned = buf.as_ptr().align_offset(DIRECT_ALIGN) == 0
+        && buf.len().is_multiple_of(DIRECT_ALIGN)
+        && offset.is_multiple_of(DIRECT_ALIGN as u64);
+    if aligned {
+        read_aligned(file, offset, buf)
+    } else {
+        read_bounced(file, offset, buf)
+    }
+}
+
+fn read_aligned(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut done = 0;
+    while done < buf.len() {
+        match pread(file, &mut buf[done..], file_offset(offset + done as u64)?) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EINVAL) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+        if !done.is_multiple_of(DIRECT_ALIGN) {
+            break;
+        }
+    }
+    let at_end = done == buf.len() || offset + done as u64 >= file.metadata()?.len();
+    Ok(at_end.then_some(done))
+}
+
+fn read_bounced(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut memory = Buffer::default();
     let mut done = 0;
     while done < buf.len() {
         let at = offset + done as u64;
         let skip = (at % DIRECT_ALIGN as u64) as usize;
         let want = (buf.len() - done).min(DIRECT_CHUNK);
-        let span = (skip + want).next_multiple_of(DIRECT_ALIGN);
-        let Some(aligned) = memory.get_mut(lead..lead + span) else {
-            return Ok(None);
-        };
+        memory.set_len((skip + want).next_multiple_of(DIRECT_ALIGN));
         // One read: going on where it ended would not be aligned.
-        let got = match pread(file, aligned, file_offset(at - skip as u64)?) {
+        let got = match pread(file, &mut memory, file_offset(at - skip as u64)?) {
             Ok(got) => got,
             Err(Errno::EINTR) => continue,
             Err(Errno::EINVAL) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
         let have = got.saturating_sub(skip).min(want);
-        buf[done..done + have].copy_from_slice(&aligned[skip..][..have]);
+        buf[done..done + have].copy_from_slice(&memory[skip..][..have]);
         done += have;
         if have < want {
             let at_end = offset + done as u64 >= file.metadata()?.len();
