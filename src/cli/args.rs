@@ -24,6 +24,8 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Show and change the mirrors of a mounted pool
     Mirror(MirrorArgs),
+    /// Verify everything in a mounted pool, and heal it
+    Scrub(ScrubArgs),
     /// Check a pool that is not mounted
     Check(CheckArgs),
 }
@@ -253,6 +255,63 @@ pub(super) enum MirrorCommand {
         #[arg(value_name = "MOUNTPOINT")]
         mount_point: PathBuf,
     },
+}
+
+/// Arguments of `mendfs scrub`.
+#[derive(Debug, Args)]
+pub(super) struct ScrubArgs {
+    #[command(subcommand)]
+    pub(super) command: ScrubCommand,
+}
+
+/// What to do with the scrub.
+#[derive(Debug, Subcommand)]
+pub(super) enum ScrubCommand {
+    /// Begin a scrub, or go on with a paused one
+    Start(ScrubStartArgs),
+    /// Have the scrub stop where it is, until it is resumed
+    Pause(ScrubTarget),
+    /// Go on with a paused scrub
+    Resume(ScrubTarget),
+    /// End the scrub
+    Cancel(ScrubTarget),
+    /// Tell how far the scrub is, or how the last one ended
+    Status(ScrubTarget),
+}
+
+/// Arguments of `mendfs scrub start`.
+#[derive(Debug, Args)]
+pub(super) struct ScrubStartArgs {
+    /// Wait until it is done, and show how far it is
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Read at most this many MB/s from each mirror; by default it gives way to applications
+    #[arg(long, value_name = "MB/s", value_parser = scrub_rate)]
+    pub(super) rate: Option<String>,
+    /// Print the status as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where the pool is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(super) mount_point: PathBuf,
+}
+
+fn scrub_rate(text: &str) -> Result<String, String> {
+    match crate::pool::parse_rate(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("a rate is a number of MB/s such as 50 or 0.5".to_owned()),
+    }
+}
+
+/// Arguments of the other subcommands of `mendfs scrub`.
+#[derive(Debug, Args)]
+pub(super) struct ScrubTarget {
+    /// Print the status as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where the pool is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(super) mount_point: PathBuf,
 }
 
 /// Arguments of `mendfs check` and fsck.mendfs.

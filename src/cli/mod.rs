@@ -25,6 +25,7 @@ mod mountinfo;
 mod options;
 mod outcome;
 mod progress;
+mod scrub;
 mod source;
 mod status;
 mod umount;
@@ -61,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Command::Mount(args) => mount::run(args),
                 Command::Status(args) => status::run(args),
                 Command::Mirror(args) => mirror::run(args),
+                Command::Scrub(args) => scrub::run(args),
                 Command::Check(args) => check::run(args),
             })
         }

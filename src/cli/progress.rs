@@ -13,7 +13,7 @@ const LINE_EVERY: u64 = 10;
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     what: &'static str,
-    total: u64,
+    total: AtomicU64,
     /// Percent at which the next line is due.
     next: AtomicU64,
 }
@@ -31,7 +31,7 @@ impl Progress {
         Progress {
             bar,
             what,
-            total,
+            total: AtomicU64::new(total),
             next,
         }
     }
@@ -42,15 +42,22 @@ impl Progress {
             bar.set_position(done);
             return;
         }
-        let percent = (done.min(self.total) * 100)
-            .checked_div(self.total)
-            .unwrap_or(0);
+        let total = self.total.load(Ordering::Relaxed);
+        let percent = (done.min(total) * 100).checked_div(total).unwrap_or(0);
         if percent >= self.next.load(Ordering::Relaxed) {
             eprintln!("{}: {percent} %", self.what);
             self.next.store(
                 percent - percent % LINE_EVERY + LINE_EVERY,
                 Ordering::Relaxed,
             );
+        }
+    }
+
+    /// There is so much to do.
+    pub(super) fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
         }
     }
 

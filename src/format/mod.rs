@@ -21,6 +21,7 @@ mod record;
 mod rows;
 mod sums;
 mod superblock;
+pub mod text;
 
 pub use checksum::Algorithm;
 pub use codec::{Decoder, Encoder, FormatError};

@@ -44,8 +44,20 @@ const MIRRORS_JSON: &[u8] = b"user.mendfs.mirrors.json";
 /// Takes orders to the mirror set, and gives their answers. Not listed.
 const MIRRORS_CONTROL: &[u8] = b"user.mendfs.mirrors.control";
 const HEALTH: &[u8] = b"user.mendfs.health";
+const SCRUB: &[u8] = b"user.mendfs.scrub.status";
+const SCRUB_JSON: &[u8] = b"user.mendfs.scrub.status.json";
+/// Takes orders to the scrub.
+const SCRUB_CONTROL: &[u8] = b"user.mendfs.scrub.control";
 /// Attributes of the root directory, listed there.
-const ROOT_ATTRIBUTES: [&[u8]; 4] = [STATUS, STATUS_JSON, MIRRORS, MIRRORS_JSON];
+const ROOT_ATTRIBUTES: [&[u8]; 7] = [
+    STATUS,
+    STATUS_JSON,
+    MIRRORS,
+    MIRRORS_JSON,
+    SCRUB,
+    SCRUB_JSON,
+    SCRUB_CONTROL,
+];
 
 #[derive(Debug)]
 struct Snapshot {
@@ -248,6 +260,9 @@ impl Vfs {
                 let answers = serde_json::to_value(self.pool.answers()).map_err(report_failed)?;
                 Ok(Some(answers.to_string().into_bytes()))
             }
+            SCRUB if ino == Ino::ROOT => Ok(Some(self.scrub_text())),
+            SCRUB_JSON if ino == Ino::ROOT => self.scrub_json().map(Some),
+            SCRUB_CONTROL if ino == Ino::ROOT => Ok(Some(super::scrub::ORDERS.to_vec())),
             HEALTH if !is_control(ino) => Ok(Some(self.health_text(ino)?)),
             _ => Err(VfsError::NoData),
         }
@@ -275,7 +290,7 @@ impl Vfs {
 
     /// Whether writing this attribute of the root is an order.
     pub(super) fn is_order(name: &[u8]) -> bool {
-        name == MIRRORS_CONTROL
+        name == MIRRORS_CONTROL || name == SCRUB_CONTROL
     }
 
     /// Takes an order from the owner of the root or from root.
@@ -284,6 +299,9 @@ impl Vfs {
             return Err(VfsError::NotPermitted);
         }
         debug_assert!(Vfs::is_order(name));
+        if name == SCRUB_CONTROL {
+            return self.order_scrub(value);
+        }
         let order = serde_json::from_slice(value).map_err(|_| VfsError::Invalid)?;
         if self.pool.order(order) {
             Ok(())
@@ -319,7 +337,7 @@ impl Vfs {
 }
 
 /// Plain data always serialises; should it not, the report fails and says why.
-fn report_failed(error: serde_json::Error) -> VfsError {
+pub(super) fn report_failed(error: serde_json::Error) -> VfsError {
     VfsError::Pool(crate::pool::PoolError::Failed {
         reason: format!("a report: {error}"),
     })

@@ -69,6 +69,9 @@ pub enum VfsError {
     /// No room for what was asked for.
     #[error("no space left")]
     NoSpace,
+    /// What was asked for is under way already.
+    #[error("already under way")]
+    Busy,
     /// A row of the index cannot be understood, or contradicts another.
     #[error("the index rows of inode {ino} are not valid: {source}")]
     Row {
@@ -112,6 +115,7 @@ impl VfsError {
             VfsError::NoSuchAddress => Errno::ENXIO,
             VfsError::NotRegular => Errno::ENODEV,
             VfsError::NoSpace => Errno::ENOSPC,
+            VfsError::Busy => Errno::EBUSY,
             VfsError::Row { .. } | VfsError::Dangling { .. } => Errno::EIO,
             VfsError::Pool(PoolError::NoSpace { .. }) => Errno::ENOSPC,
             VfsError::Pool(PoolError::ReadOnly) => Errno::EROFS,

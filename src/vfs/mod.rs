@@ -42,6 +42,7 @@ mod namei;
 mod orphan;
 mod refs;
 mod rename;
+mod scrub;
 mod space;
 mod types;
 mod xattr;
