@@ -21,6 +21,8 @@ use crate::pool::{
 const REMEMBERED: &str = "scrub";
 /// Seconds between two writings of the run, at most.
 const SAVE_EVERY: i64 = 5;
+/// And this part of the whole, so that a fast one loses little too.
+const SAVE_PART: u64 = 25;
 /// As that, when damage was found.
 const SAVE_FINDINGS_EVERY: i64 = 1;
 /// Bytes of both slots of the superblock.
@@ -132,7 +134,9 @@ impl Scrubber {
     fn save_if_due(&mut self) {
         let since = (self.pool.now().seconds - self.saved_at).abs();
         let ended = !self.known.is_open() || self.known.state != self.saved.state;
+        let further = self.known.done.abs_diff(self.saved.done);
         let due = since >= SAVE_EVERY
+            || further > self.known.total / SAVE_PART
             || (self.known.tally != self.saved.tally && since >= SAVE_FINDINGS_EVERY)
             || (ended && self.known != self.saved);
         if due && self.known.number > 0 {
