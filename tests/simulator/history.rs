@@ -273,6 +273,11 @@ impl History {
                 Ok(())
             }
             Step::Fragment => self.fragment(),
+            Step::Scrub {
+                order,
+                pieces,
+                budget,
+            } => self.machine.scrub(order, pieces, budget).map(|_| ()),
         };
         if !self.machine.world.is_powered() {
             return self.recover(None);
@@ -506,6 +511,9 @@ impl History {
         }
         self.remount()?;
         self.compare()?;
+        if self.number.is_multiple_of(2) {
+            self.scrub_all()?;
+        }
         let findings = self.machine.verify()?;
         if !findings.is_empty() {
             return Err(format!("verification found: {}", findings.join("; ")));

@@ -10,8 +10,11 @@ use mendfs::backing::Backing;
 use mendfs::backing::sim::{PowerLoss, SimDisk, SimRng, SimSnapshot, SimWorld};
 use mendfs::format::Algorithm;
 use mendfs::pool::status::{MirrorState, MirrorStatus};
-use mendfs::pool::{Clock, CommitMode, CreateOptions, Named, OpenOptions, Outside, Pool, create};
-use mendfs::services::{Inspector, Reclaim, Resync, Verifier};
+use mendfs::pool::{
+    Clock, CommitMode, CreateOptions, Named, OpenOptions, Outside, Pool, ScrubOrder, ScrubRun,
+    create,
+};
+use mendfs::services::{Inspector, Reclaim, Resync, ScrubOptions, Scrubber, Verifier};
 use mendfs::vfs::{Vfs, VfsOptions};
 
 use super::model::time_of;
@@ -90,6 +93,7 @@ pub(crate) struct Mounted {
     pub(crate) reclaim: Reclaim,
     inspector: Inspector,
     resync: Resync,
+    scrubber: Scrubber,
 }
 
 /// A computer with disks.
@@ -102,6 +106,8 @@ pub(crate) struct Machine {
     pub(crate) mounted: Option<Mounted>,
     /// Passed to the next mount.
     pub(crate) prefer: Option<String>,
+    /// The scrub as the last mount remembered it, now and then.
+    remembered: ScrubRun,
     clock: Arc<AtomicU64>,
 }
 
@@ -138,6 +144,7 @@ impl Machine {
             config,
             mounted: None,
             prefer: None,
+            remembered: ScrubRun::default(),
             clock: Arc::default(),
         }
     }
@@ -207,12 +214,20 @@ impl Machine {
         let reclaim = Reclaim::new(Arc::clone(&pool));
         let inspector = Inspector::new(Arc::clone(&pool));
         let resync = Resync::new(Arc::clone(&pool));
+        // Only when it is told to.
+        let scrub = ScrubOptions {
+            interval: None,
+            rate: None,
+        };
+        let scrubber = Scrubber::new(Arc::clone(&pool), scrub);
+        pool.scrub().take_up(self.remembered.clone());
         let vfs = Vfs::new(pool, options).map_err(|error| error.to_string())?;
         self.mounted = Some(Mounted {
             vfs,
             reclaim,
             inspector,
             resync,
+            scrubber,
         });
         Ok(())
     }
@@ -319,11 +334,41 @@ impl Machine {
                 bytes
             }),
         }
+    /// Tells the scrub something, if it makes sense, and has it do up to `pieces` of its work;
+    /// returns whether it has more to do.
+    pub(crate) fn scrub(
+        &mut self,
+        order: Option<ScrubOrder>,
+        pieces: u64,
+        budget: u32,
+    ) -> Result<bool, String> {
+        let mounted = self.mounted.as_mut().expect("mounted");
+        let pool = Arc::clone(mounted.vfs.pool());
+        if let Some(order) = order {
+            let _refused = pool.scrub().order(order, pool.now());
+        }
+        if pieces.is_multiple_of(3) {
+            self.remembered = pool.scrub().run();
+        }
+        for _ in 0..pieces {
+            let worked = mounted.scrubber.step(budget);
+            if worked.map_err(|error| error.to_string())?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Does the repairs that wait.
     pub(crate) fn repair(&self) {
         while self.pool().repair_step(64) > 0 {}
+    }
+
+    /// Copies that a verification finds bad.
+    pub(crate) fn bad_copies(&self) -> Result<u64, String> {
+        let mut verifier = Verifier::new(Arc::clone(self.pool()));
+        while verifier.step().map_err(|error| error.to_string())? {}
+        Ok(verifier.report().bad_copies)
     }
 
     /// Checks everything stored on all mirrors; the findings.

@@ -2,6 +2,7 @@
 
 use mendfs::backing::FileName;
 use mendfs::backing::sim::{Fault, Faults, FileClass, PowerLoss, SimDisk, SimRng};
+use mendfs::pool::ScrubOrder;
 
 use super::machine::Config;
 
@@ -107,6 +108,12 @@ pub(crate) enum Step {
     Detach,
     /// A file gets more extents than fit in a transaction.
     Fragment,
+    /// The scrub is told something, and then does so many pieces of work of so many bytes.
+    Scrub {
+        order: Option<ScrubOrder>,
+        pieces: u64,
+        budget: u32,
+    },
 }
 
 /// A kind of history with its choices.
@@ -172,8 +179,25 @@ impl Plan {
             125..165 => self.event(rng),
             165..190 if self.kind.crashes() => self.crash(rng),
             165..170 if self.kind != Kind::Plain => Step::Health,
+            192..207 => Plan::scrub(rng),
             190..192 if rng.below(6) == 0 => Step::Fragment,
             _ => Step::Op,
+        }
+    }
+
+    fn scrub(rng: &mut SimRng) -> Step {
+        let orders = [
+            None,
+            Some(ScrubOrder::Start { rate: None }),
+            Some(ScrubOrder::Start { rate: None }),
+            Some(ScrubOrder::Pause),
+            Some(ScrubOrder::Resume { rate: None }),
+            Some(ScrubOrder::Cancel),
+        ];
+        Step::Scrub {
+            order: orders[rng.index(orders.len())],
+            pieces: 1 + rng.below(30),
+            budget: 4096 << rng.below(9),
         }
     }
 

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use mendfs::backing::sim::{SimDisk, SimRng};
 use mendfs::backing::{Backing, FileName};
 use mendfs::format::{FileKind, Ino};
+use mendfs::pool::ScrubOrder;
+use mendfs::pool::status::ScrubState;
 use mendfs::vfs::VfsError;
 use nix::errno::Errno;
 
@@ -145,6 +147,27 @@ impl History {
                     "{place:?} on mirror {mirror} is damaged after verification"
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// A scrub heals everything, and says so: the next finds nothing, and neither does a
+    /// verification.
+    pub(crate) fn scrub_all(&mut self) -> Outcome<()> {
+        for round in 0..2 {
+            self.machine.scrub(Some(ScrubOrder::Cancel), 0, 0)?;
+            self.machine.scrub(Some(ScrubOrder::Start { rate: None }), 0, 0)?;
+            while self.machine.scrub(None, 8, 64 << 10)? {}
+            let scrub = self.machine.pool().status().scrub.unwrap_or_default();
+            let ended = scrub.state == ScrubState::Finished && scrub.percent == 100;
+            if !ended || scrub.unrepairable > 0 || (round > 0 && scrub.errors_found > 0) {
+                return Err(format!("scrub {round} ended so: {scrub:?}"));
+            }
+            self.check_all_whole()?;
+        }
+        let bad = self.machine.bad_copies()?;
+        if bad > 0 {
+            return Err(format!("{bad} bad copies after a scrub"));
         }
         Ok(())
     }
