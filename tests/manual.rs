@@ -81,9 +81,20 @@ fn the_page_of_each_program_lists_its_options() {
 #[test]
 fn the_page_of_mendfs_lists_the_options_of_each_command() {
     let page = page("mendfs.8");
-    for command in ["format", "mount", "status", "check"] {
+    let commands: [(&str, &[&str]); 5] = [
+        ("format", &[]),
+        ("mount", &[]),
+        ("status", &[]),
+        ("scrub", &["start", "pause", "resume", "cancel", "status"]),
+        ("check", &[]),
+    ];
+    for (command, subcommands) in commands {
         let told = in_page(command_part(&page, command));
-        let taken = without_common(in_help(&help("mendfs", &[command])));
+        let mut taken = in_help(&help("mendfs", &[command]));
+        for subcommand in subcommands {
+            taken.extend(in_help(&help("mendfs", &[command, subcommand])));
+        }
+        let taken = without_common(taken);
         assert_eq!(told, taken, "{command}");
     }
 }
@@ -125,7 +136,9 @@ fn mount_options() -> BTreeSet<String> {
         names.extend(words.map(str::to_owned));
     }
     // Values of commit, and a prefix.
-    for other in ["always", "none", "500ms", "5s", "interval", "x-"] {
+    for other in [
+        "always", "none", "500ms", "5s", "interval", "x-", "s", "m", "h", "d", "w", "off", "auto",
+    ] {
         names.remove(other);
     }
     names
@@ -155,6 +168,8 @@ fn every_mount_option_of_the_manual_is_known() {
         let option = match name.as_str() {
             "commit" => "commit=1s".to_owned(),
             "cache" => "cache=64M".to_owned(),
+            "scrub_interval" => "scrub_interval=30d".to_owned(),
+            "scrub_rate" => "scrub_rate=50".to_owned(),
             _ => name.clone(),
         };
         let said = complaint(&option);
@@ -173,7 +188,15 @@ fn every_mount_option_of_the_parser_is_in_the_manual() {
     let known = table
         .lines()
         .filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next());
-    for name in known.chain(["commit", "cache", "degraded", "nodegraded", "remount"]) {
+    for name in known.chain([
+        "commit",
+        "cache",
+        "degraded",
+        "nodegraded",
+        "remount",
+        "scrub_interval",
+        "scrub_rate",
+    ]) {
         assert!(names.contains(name), "{name} is not in mount.mendfs(8)");
     }
 }

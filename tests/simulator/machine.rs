@@ -334,6 +334,8 @@ impl Machine {
                 bytes
             }),
         }
+    }
+
     /// Tells the scrub something, if it makes sense, and has it do up to `pieces` of its work;
     /// returns whether it has more to do.
     pub(crate) fn scrub(

@@ -20,6 +20,7 @@ mod model;
 mod ops;
 mod plan;
 mod promises;
+mod scrubs;
 mod sweep;
 mod whole;
 

@@ -23,13 +23,13 @@ use super::ops::bytes;
 
 const BLOCK: usize = 4096;
 
-fn mounted(config: Config) -> Machine {
+pub(crate) fn mounted(config: Config) -> Machine {
     let mut machine = Machine::new(1, config);
     machine.mount().expect("a new pool mounts");
     machine
 }
 
-fn create(machine: &Machine, name: &str) -> Ino {
+pub(crate) fn create(machine: &Machine, name: &str) -> Ino {
     let caller = Caller::default();
     let attr = machine
         .vfs()
@@ -46,7 +46,7 @@ fn unlink(machine: &Machine, name: &str, ino: Ino) {
     machine.vfs().forget(ino, 1);
 }
 
-fn write(machine: &Machine, ino: Ino, offset: u64, data: &[u8]) {
+pub(crate) fn write(machine: &Machine, ino: Ino, offset: u64, data: &[u8]) {
     let written = machine
         .vfs()
         .write(ino, offset, data, false)
@@ -60,12 +60,12 @@ fn read(machine: &Machine, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>,
     Ok(out)
 }
 
-fn sync(machine: &Machine) {
+pub(crate) fn sync(machine: &Machine) {
     machine.vfs().fsync(Ino::ROOT, false).expect("fsync");
 }
 
 /// Where a block of a file lies.
-fn place(machine: &Machine, ino: Ino, block: u64) -> (FileName, u64) {
+pub(crate) fn place(machine: &Machine, ino: Ino, block: u64) -> (FileName, u64) {
     let at = block * BLOCK as u64;
     let rows = machine.pool().extents(ino, at, at + 1).expect("extents");
     let (start, row) = &rows[0];
