@@ -1,5 +1,5 @@
-//! The scrub on real mounts: it finds all damage on every mirror, heals what has a good copy, counts
-//! exactly, names what has none, and loses little when the process is killed.
+//! The scrub on real mounts: it finds all damage on every mirror, heals what has a good copy,
+//! counts exactly, names what has none, and loses little when the process is killed.
 //!
 //! 48 MiB and a hundred damaged places by default, 2 GiB and 2,000 with MENDFS_LONG=1.
 

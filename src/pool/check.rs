@@ -2,9 +2,10 @@
 //! made of.
 //!
 //! A stretch is read from all mirrors at once and looked at as a whole. Only rows that are not as
-//! they should be are verified one by one, as any other verification does it ([`Pool::verify_owner`])
-//! and repaired like what a read finds; so what is bad, and with what it is rewritten, is decided in
-//! one place. A row that was freed meanwhile turns out to be that when it is verified.
+//! they should be are verified one by one, as any other verification does it
+//! ([`Pool::verify_owner`]), and repaired like what a read finds; so what is bad, and with what it
+//! is rewritten, is decided in one place. A row that was freed meanwhile turns out to be that when
+//! it is verified.
 
 use rayon::prelude::*;
 

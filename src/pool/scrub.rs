@@ -62,7 +62,7 @@ pub fn parse_rate(text: &str) -> Option<u64> {
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
     let rate = text.parse::<f64>().ok().filter(|_| digits)? * 1e6;
-    (rate >= 1.0 && rate < 1e18).then_some(rate as u64)
+    (1.0..1e18).contains(&rate).then_some(rate as u64)
 }
 
 /// Why an order was refused.
