@@ -137,7 +137,7 @@ fn mount_options() -> BTreeSet<String> {
     }
     // Values of commit, and a prefix.
     for other in [
-        "always", "none", "500ms", "5s", "interval", "x-", "s", "m", "h", "d", "w", "off", "auto",
+        "always", "none", "500ms", "5s", "interval", "x-", "s", "m", "h", "d", "w", "off",
     ] {
         names.remove(other);
     }
