@@ -2,17 +2,37 @@
 //!
 //! Nothing here judges or repairs, and the bytes do not outlive the comparison that they are read
 //! for. Whoever compares has the verified way in `read` see to whatever is not as it should be, so
-//! there is one decision and one repair.
+//! there is one decision and one repair. While one range is compared, the next can be read.
 
+use std::mem;
+use std::ops::Range;
 use std::thread;
 
-use super::set::{Attached, MirrorSet};
+use super::set::{Attached, MirrorId, MirrorSet};
 use crate::backing::{Backing, Buffer, FileName};
 
-/// Memory for surveys, used again by each.
+/// Memory for surveys, used again by each, and what was read ahead.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    copies: Vec<MediumCopy>,
+    now: Vec<MediumCopy>,
+    ahead: Vec<MediumCopy>,
+    /// What `ahead` holds.
+    ready: Option<Span>,
+}
+
+impl Scratch {
+    /// What was read ahead is too old by now.
+    pub fn forget(&mut self) {
+        self.ready = None;
+    }
+}
+
+/// A range of a file on some mirrors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Span {
+    file: FileName,
+    range: Range<u64>,
+    mirrors: Vec<MirrorId>,
 }
 
 /// What one mirror's medium holds of a range.
@@ -24,10 +44,11 @@ struct MediumCopy {
 }
 
 impl MediumCopy {
-    fn read(&mut self, backing: &dyn Backing, file: FileName, offset: u64, len: usize) {
-        self.buffer.set_len(len);
+    fn read(&mut self, backing: &dyn Backing, span: &Span) {
+        self.buffer
+            .set_len((span.range.end - span.range.start) as usize);
         // Why it cannot be read is found out, counted and logged when its blocks are verified.
-        let got = backing.read_medium(file, offset, &mut self.buffer);
+        let got = backing.read_medium(span.file, span.range.start, &mut self.buffer);
         self.got = got.unwrap_or(0);
     }
 }
@@ -35,36 +56,60 @@ impl MediumCopy {
 impl MirrorSet {
     /// Reads a range of a file from the medium of every current mirror, side by side, and hands
     /// what there was to `compare`: one slice for each mirror, from the beginning of the range.
-    /// Fastest at multiples of 4 KiB.
+    /// Meanwhile the range `ahead` is read for the next survey. Fastest at multiples of 4 KiB.
     pub fn survey<T>(
         &self,
         file: FileName,
-        offset: u64,
-        len: usize,
+        range: Range<u64>,
+        ahead: Option<Range<u64>>,
         scratch: &mut Scratch,
         compare: impl FnOnce(&[&[u8]]) -> T,
     ) -> T {
-        let current: Vec<_> = self.current();
-        let copies = &mut scratch.copies;
-        copies.resize_with(current.len(), MediumCopy::default);
-        let backings = current.iter().map(Attached::backing);
-        let mut work: Vec<_> = copies.iter_mut().zip(backings).collect();
-        if !self.parallel || work.len() < 2 {
-            for (copy, backing) in &mut work {
-                copy.read(*backing, file, offset, len);
-            }
+        let current = self.current();
+        let mirrors: Vec<_> = current.iter().map(|mirror| mirror.id).collect();
+        let span = |range| Span {
+            file,
+            range,
+            mirrors: mirrors.clone(),
+        };
+        let wanted = span(range);
+        if scratch.ready.take().as_ref() == Some(&wanted) {
+            mem::swap(&mut scratch.now, &mut scratch.ahead);
         } else {
+            self.read_media(&current, &wanted, &mut scratch.now);
+        }
+        let found: Vec<&[u8]> = scratch
+            .now
+            .iter()
+            .map(|copy| &copy.buffer[..copy.got])
+            .collect();
+        let Some(next) = ahead.filter(|_| self.parallel).map(span) else {
+            return compare(&found);
+        };
+        let later = &mut scratch.ahead;
+        let result = thread::scope(|scope| {
+            later.resize_with(current.len(), MediumCopy::default);
+            for (copy, mirror) in later.iter_mut().zip(&current) {
+                let next = &next;
+                scope.spawn(move || copy.read(mirror.backing(), next));
+            }
+            compare(&found)
+        });
+        scratch.ready = Some(next);
+        result
+    }
+
+    fn read_media(&self, current: &[Attached], span: &Span, copies: &mut Vec<MediumCopy>) {
+        copies.resize_with(current.len(), MediumCopy::default);
+        let work = copies.iter_mut().zip(current);
+        if self.parallel {
             thread::scope(|scope| {
-                let (own, others) = work.split_at_mut(1);
-                for (copy, backing) in others {
-                    scope.spawn(move || copy.read(*backing, file, offset, len));
-                }
-                for (copy, backing) in own {
-                    copy.read(*backing, file, offset, len);
+                for (copy, mirror) in work {
+                    scope.spawn(move || copy.read(mirror.backing(), span));
                 }
             });
+        } else {
+            work.for_each(|(copy, mirror)| copy.read(mirror.backing(), span));
         }
-        let found: Vec<&[u8]> = copies.iter().map(|copy| &copy.buffer[..copy.got]).collect();
-        compare(&found)
     }
 }

@@ -7,6 +7,8 @@
 //! is rewritten, is decided in one place. A row that was freed meanwhile turns out to be that when
 //! it is verified.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::commit::Pool;
@@ -15,7 +17,7 @@ use super::scrub::Tally;
 use super::verify::Owned;
 use crate::backing::FileName;
 use crate::format::{
-    Algorithm, BLOCK, ExtentHeader, ExtentRow, Key, MAX_EXTENT, ReverseRow, SegmentNo,
+    Algorithm, BLOCK, BLOCK_U64, ExtentHeader, ExtentRow, Key, MAX_EXTENT, ReverseRow, SegmentNo,
 };
 use crate::mirrors::Scratch;
 
@@ -25,7 +27,7 @@ const ROWS: usize = 1024;
 const REPAIRS: usize = 2048;
 
 /// A place in a segment up to which it was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct SegmentCursor {
     segment: SegmentNo,
     /// The next row.
@@ -34,6 +36,8 @@ pub struct SegmentCursor {
     covered: u32,
     /// The mirrors differed somewhere, be it where nothing is live.
     differed: bool,
+    /// The stretch that comes next, if it was looked for and read ahead.
+    next: Option<Stretch>,
 }
 
 impl SegmentCursor {
@@ -44,6 +48,7 @@ impl SegmentCursor {
             from: Key::reverse_at(segment, at),
             covered: at,
             differed: false,
+            next: None,
         }
     }
 
@@ -67,7 +72,28 @@ pub struct Checked {
     pub ended: bool,
 }
 
+/// Rows that are checked together, and the range that they need, which goes on from the stretch
+/// before it.
+#[derive(Debug)]
+struct Stretch {
+    rows: Vec<Row>,
+    begin: u32,
+    stop: u32,
+}
+
+impl Stretch {
+    fn is_empty(&self) -> bool {
+        self.stop <= self.begin
+    }
+
+    /// What to read for it: whole blocks.
+    fn range(&self) -> Range<u64> {
+        u64::from(self.begin)..u64::from(self.stop).next_multiple_of(BLOCK_U64)
+    }
+}
+
 /// An owner row and where it begins and ends, its extent's header included.
+#[derive(Debug)]
 struct Row {
     key: Key,
     value: Vec<u8>,
@@ -143,13 +169,23 @@ impl Pool {
     ) -> Result<Checked> {
         let segment = cursor.segment;
         let open = self.open_segment().is_some_and(|(open, _)| open == segment);
-        let (rows, stop) = self.stretch(cursor, budget, open)?;
-        let begin = rows.iter().map(|row| row.start).min();
-        let begin = begin.unwrap_or(stop).min(cursor.covered) / BLOCK as u32 * BLOCK as u32;
-        let read = u64::from(stop.saturating_sub(begin));
+        let stretch = match cursor.next.take() {
+            Some(stretch) => stretch,
+            None => self.stretch(segment, &cursor.from, cursor.covered, budget, open)?,
+        };
+        let ended = stretch.rows.is_empty() && stretch.stop <= cursor.covered;
+        cursor.covered = cursor.covered.max(stretch.stop);
+        if let Some(last) = stretch.rows.last() {
+            let (_, at, ino, offset) = last.key.reverse_parts()?;
+            cursor.from = Key::reverse(segment, at, ino, offset.saturating_add(1));
+        }
         let mut tally = Tally::default();
-        if read > 0 {
-            let (alike, suspects) = self.glance(segment, begin..stop, &rows, scratch);
+        if !ended && !stretch.is_empty() {
+            // What is found wrong with it now is found again when its turn comes.
+            let next = self.stretch(segment, &cursor.from, cursor.covered, budget, open);
+            cursor.next = next.ok().filter(|next| !next.is_empty());
+            let ahead = cursor.next.as_ref().map(Stretch::range);
+            let (alike, suspects) = self.glance(segment, &stretch, ahead, scratch);
             cursor.differed |= !alike;
             if !suspects.is_empty() {
                 let look = || self.look_closer(segment, &suspects);
@@ -158,45 +194,49 @@ impl Pool {
                 tally.unrepairable += looked?;
             }
         }
-        if let Some(last) = rows.last() {
-            let (_, at, ino, offset) = last.key.reverse_parts()?;
-            cursor.from = Key::reverse(segment, at, ino, offset.saturating_add(1));
-        }
-        let ended = rows.is_empty() && stop <= cursor.covered;
-        cursor.covered = cursor.covered.max(stop);
         if ended && cursor.differed && !open && !self.read_only() {
             self.level_gaps(segment)?;
         }
-        let live = rows.iter().map(|row| u64::from(row.end - row.at)).sum();
+        let live = stretch.rows.iter().map(|row| u64::from(row.end - row.at));
         Ok(Checked {
-            live,
-            read,
+            live: live.sum(),
+            read: u64::from(stretch.stop.saturating_sub(stretch.begin)),
             tally,
             ended,
         })
     }
 
-    /// The rows of the next stretch, and where it ends.
-    fn stretch(&self, cursor: &SegmentCursor, budget: u32, open: bool) -> Result<(Vec<Row>, u32)> {
-        let end = Key::reverse_end(cursor.segment);
-        let limit = cursor.covered.saturating_add(budget.max(BLOCK as u32));
+    /// The stretch of a segment that goes on from a row and an offset.
+    fn stretch(
+        &self,
+        segment: SegmentNo,
+        from: &Key,
+        covered: u32,
+        budget: u32,
+        open: bool,
+    ) -> Result<Stretch> {
+        let limit = covered.saturating_add(budget.max(BLOCK as u32));
         let mut rows: Vec<Row> = Vec::new();
-        let mut stop = cursor.covered;
-        for found in self.scan(&cursor.from, &end, ROWS)? {
+        let (mut stop, mut hole) = (covered, false);
+        for found in self.scan(from, &Key::reverse_end(segment), ROWS)? {
             let row = row_of(found, self.algorithm())?;
             if row.end > limit && (!rows.is_empty() || row.start > limit) {
-                // Up to here nothing else is live; a hole longer than a stretch is one of its own.
-                let stop = if rows.is_empty() { limit } else { stop };
-                return Ok((rows, stop));
+                hole = rows.is_empty();
+                break;
             }
             stop = stop.max(row.end);
             rows.push(row);
         }
-        if rows.is_empty() && !open {
-            let row = self.checkpointed_segment(cursor.segment)?;
+        if hole {
+            // Nothing is live up to here: a stretch without rows.
+            stop = limit;
+        } else if rows.is_empty() && !open {
+            let row = self.checkpointed_segment(segment)?;
             stop = stop.max(row.map_or(0, |row| row.end).min(limit));
         }
-        Ok((rows, stop))
+        let begin = rows.iter().map(|row| row.start).min();
+        let begin = begin.unwrap_or(stop).min(covered) / BLOCK as u32 * BLOCK as u32;
+        Ok(Stretch { rows, begin, stop })
     }
 
     /// Reads a stretch from all media; whether these are alike all over, and the rows that are not
@@ -204,15 +244,14 @@ impl Pool {
     fn glance<'a>(
         &self,
         segment: SegmentNo,
-        range: std::ops::Range<u32>,
-        rows: &'a [Row],
+        stretch: &'a Stretch,
+        ahead: Option<Range<u64>>,
         scratch: &mut Scratch,
     ) -> (bool, Vec<&'a Row>) {
-        let start = u64::from(range.start);
-        let want = (range.end - range.start) as usize;
-        let file = FileName::Segment(segment);
-        let len = want.next_multiple_of(BLOCK);
-        self.mirrors.survey(file, start, len, scratch, |copies| {
+        let (start, rows) = (u64::from(stretch.begin), &stretch.rows);
+        let want = (stretch.stop - stretch.begin) as usize;
+        let (file, range) = (FileName::Segment(segment), stretch.range());
+        self.mirrors.survey(file, range, ahead, scratch, |copies| {
             let copies: Vec<&[u8]> = copies
                 .iter()
                 .map(|copy| &copy[..copy.len().min(want)])

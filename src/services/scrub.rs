@@ -103,6 +103,7 @@ impl Scrubber {
         self.begin_if_due();
         self.look();
         if self.known.state != ScrubState::Running {
+            self.scratch.forget();
             self.save_if_due();
             return Ok(None);
         }
