@@ -63,16 +63,23 @@ struct Signal {
     served: bool,
     wanted: bool,
     finished: i64,
+    /// LSN of the last one that is done.
+    lsn: u64,
+    /// Checkpoints made since the mount.
+    made: u64,
 }
 
 impl Checkpointing {
-    pub(super) fn new(generation: u64) -> Checkpointing {
+    pub(super) fn new(done: CheckpointRef) -> Checkpointing {
         Checkpointing {
             state: Mutex::new(State {
-                generation,
+                generation: done.generation,
                 running: None,
             }),
-            signal: Mutex::default(),
+            signal: Mutex::new(Signal {
+                lsn: done.lsn.0,
+                ..Signal::default()
+            }),
             changed: Condvar::new(),
         }
     }
@@ -94,6 +101,13 @@ impl Checkpointing {
     pub(super) fn finished(&self) -> Option<i64> {
         let finished = self.signal.lock().finished;
         (finished != 0).then_some(finished)
+    }
+
+    /// LSN of the last one that is done, and how many were made since the mount. Unlike the
+    /// superblock it can be asked for while a mirror is being written.
+    pub(super) fn done(&self) -> (u64, u64) {
+        let signal = self.signal.lock();
+        (signal.lsn, signal.made)
     }
 
     /// Why space is refused although the mirrors may have some.
@@ -252,6 +266,11 @@ impl Pool {
         }))?;
         self.journal.set_tail(tail);
         state.running = None;
+        {
+            let mut signal = self.checkpointing.signal.lock();
+            signal.lsn = reference.lsn.0;
+            signal.made += 1;
+        }
         let freed = std::mem::take(&mut self.committed.lock().freezing);
         self.incidents
             .freed(freed.into_values().flatten().collect());
@@ -352,8 +371,7 @@ impl Pool {
             }
         }
         while self.mirrors.repair_step(usize::MAX) > 0 {}
-        self.record_incidents();
-        self.incidents.flush();
+        self.flush_ledger();
         Ok(())
     }
 

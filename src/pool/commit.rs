@@ -157,7 +157,7 @@ impl Pool {
             incidents: parts.incidents,
             locks: InodeLocks::default(),
             committed: Mutex::new(committed),
-            checkpointing: Checkpointing::new(superblock.checkpoint.generation),
+            checkpointing: Checkpointing::new(superblock.checkpoint),
             recovery: parts.recovery,
             orphans: AtomicU64::new(0),
             next_ino: AtomicU64::new(parts.next_ino.0),

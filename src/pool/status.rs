@@ -48,6 +48,12 @@ pub struct PoolStatus {
     /// The mirror that is being brought up to date; none if none is.
     #[serde(default)]
     pub resync: Option<ResyncStatus>,
+    /// Bad copies that are there now and could not be rewritten; another mirror has a good one.
+    #[serde(default)]
+    pub unrepaired_blocks: u64,
+    /// Places of metadata that no mirror has a good copy of.
+    #[serde(default)]
+    pub damaged_metadata: Vec<String>,
     /// Files with blocks that no mirror has a good copy of.
     pub damaged: Vec<DamagedFile>,
 }
