@@ -17,6 +17,7 @@ mod attribute;
 mod check;
 mod daemon;
 mod engine;
+mod events;
 mod format;
 mod logging;
 mod mirror;
@@ -25,9 +26,11 @@ mod mountinfo;
 mod options;
 mod outcome;
 mod progress;
+mod salvage;
 mod source;
 mod status;
 mod umount;
+mod when;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -61,6 +64,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Command::Mount(args) => mount::run(args),
                 Command::Status(args) => status::run(args),
                 Command::Mirror(args) => mirror::run(args),
+                Command::Events(args) => events::run(&args),
+                Command::Salvage(args) => salvage::run(&args),
                 Command::Check(args) => check::run(args),
             })
         }

@@ -51,6 +51,25 @@ pub enum What {
         /// File in the mirror directory.
         stored_in: String,
     },
+    /// A scrub began, was paused or resumed, was cancelled or has finished.
+    Scrub {
+        /// `running`, `paused`, `cancelled` or `finished`.
+        state: String,
+        /// When it began, in seconds since 1970-01-01 UTC.
+        started: i64,
+        /// When it ended.
+        finished: Option<i64>,
+        /// Bytes checked on each mirror.
+        bytes_done: u64,
+        /// Bytes to check on each mirror.
+        bytes_total: u64,
+        /// Copies found bad so far.
+        errors_found: u64,
+        /// Of these, rewritten and verified on the medium.
+        repaired: u64,
+        /// Of these, still bad.
+        unrepairable: u64,
+    },
     /// A mount had to recover.
     Recovery {
         /// Operations replayed.

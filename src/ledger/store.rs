@@ -23,6 +23,8 @@ const CACHE: u64 = 1 << 20;
 const FLUSH_MS: u64 = 1000;
 /// Tree of the errors that are there now.
 const CURRENT: &str = "current";
+/// The tree of what is kept under a name.
+const REMEMBERED: &str = "remembered";
 /// Rows copied to another database in one batch.
 const BATCH: usize = 1000;
 
@@ -34,6 +36,7 @@ struct Database {
     directory: PathBuf,
     events: sled::Db,
     current: sled::Tree,
+    remembered: sled::Tree,
 }
 
 /// A directory that is not open yet.
@@ -59,11 +62,13 @@ fn open_database(directory: &Path) -> Result<Database, String> {
             .flush_every_ms(Some(FLUSH_MS))
             .open()?;
         let current = events.open_tree(CURRENT)?;
+        let remembered = events.open_tree(REMEMBERED)?;
         let directory = directory.to_owned();
         Ok::<_, sled::Error>(Database {
             directory,
             events,
             current,
+            remembered,
         })
     };
     guarded(open)
@@ -157,8 +162,21 @@ impl Database {
     fn copy_from(&self, other: &Database) -> Result<(), String> {
         let text = |error: sled::Error| error.to_string();
         copy(&self.events, &other.events, &self.next().to_be_bytes()).map_err(text)?;
-        self.current.clear().map_err(text)?;
-        copy(&self.current, &other.current, &[]).map_err(text)
+        for (to, from) in [
+            (&self.current, &other.current),
+            (&self.remembered, &other.remembered),
+        ] {
+            to.clear()
+                .and_then(|()| copy(to, from, &[]))
+                .map_err(text)?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> sled::Result<()> {
+        self.events.clear()?;
+        self.current.clear()?;
+        self.remembered.clear()
     }
 }
 
@@ -232,12 +250,9 @@ impl Ledger {
                 continue;
             };
             if unopened.joining
-                && let Err(error) = database
-                    .events
-                    .clear()
-                    .and_then(|()| database.current.clear())
+                && let Err(cause) = guarded(|| database.clear())
             {
-                log::warn!("the ledger {}: {error}", unopened.directory.display());
+                log::warn!("the ledger {}: {cause}", unopened.directory.display());
             }
             self.databases.push(database);
         }
@@ -314,6 +329,31 @@ impl Ledger {
         })
     }
 
+    /// Keeps a value under a name on every mirror, beside the events, and puts it on disk.
+    pub fn remember(&mut self, name: &str, value: &[u8]) {
+        self.open(|_| true);
+        for database in &self.databases {
+            let put = || -> sled::Result<()> {
+                database.remembered.insert(name, value)?;
+                database.events.flush().map(|_| ())
+            };
+            if let Err(error) = guarded(put) {
+                let directory = database.directory.display();
+                log::warn!("the ledger {directory} does not remember \"{name}\": {error}");
+            }
+        }
+    }
+
+    /// What is kept under a name: the value of each mirror that has one. A ledger that was never
+    /// written is not made for this.
+    pub fn remembered(&mut self, name: &str) -> Vec<Vec<u8>> {
+        self.open(|unopened| unopened.directory.exists());
+        let databases = self.databases.iter();
+        databases
+            .filter_map(|database| Some(database.remembered.get(name).ok()??.to_vec()))
+            .collect()
+    }
+
     /// Puts everything on disk.
     pub fn flush(&mut self) {
         if !self.databases.is_empty() {
@@ -381,6 +421,23 @@ mod tests {
         grown.nanoseconds = 5;
         ledger.record(&[grown.clone()], &[]);
         assert_eq!(ledger.latest(10), [grown, event(1)]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_there_after_reopening_and_is_no_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = vec![dir.path().join("a"), dir.path().join("b")];
+        let mut ledger = Ledger::new(paths.clone());
+        assert!(ledger.remembered("job").is_empty());
+        assert!(!paths[0].exists(), "asking makes no ledger");
+        ledger.remember("job", b"one");
+        ledger.remember("job", b"two");
+        ledger.record(&[event(1)], &[]);
+        drop(ledger);
+        let mut ledger = Ledger::new(paths);
+        assert_eq!(ledger.remembered("job"), [b"two", b"two"]);
+        assert!(ledger.remembered("other").is_empty());
+        assert_eq!(ledger.latest(10), [event(1)]);
     }
 
     #[test]

@@ -65,8 +65,6 @@ struct Signal {
     finished: i64,
     /// LSN of the last one that is done.
     lsn: u64,
-    /// Checkpoints made since the mount.
-    made: u64,
 }
 
 impl Checkpointing {
@@ -103,11 +101,10 @@ impl Checkpointing {
         (finished != 0).then_some(finished)
     }
 
-    /// LSN of the last one that is done, and how many were made since the mount. Unlike the
-    /// superblock it can be asked for while a mirror is being written.
-    pub(super) fn done(&self) -> (u64, u64) {
-        let signal = self.signal.lock();
-        (signal.lsn, signal.made)
+    /// LSN of the last one that is done. Unlike the superblock this can be asked for while a mirror
+    /// is being written.
+    pub(super) fn done(&self) -> u64 {
+        self.signal.lock().lsn
     }
 
     /// Why space is refused although the mirrors may have some.
@@ -226,7 +223,10 @@ impl Pool {
     /// [`PoolError::Failed`] if no mirror is left or the index could not be written.
     pub fn checkpoint(&self) -> Result<()> {
         let mut state = self.checkpointing.state.lock();
-        let outcome = self.usable().and_then(|()| self.drive(&mut state));
+        let outcome = self.usable().and_then(|()| {
+            let timed = &self.timed.checkpoints;
+            timed.time(|| self.drive(&mut state))
+        });
         let mut signal = self.checkpointing.signal.lock();
         signal.attempts += 1;
         signal.blocked = match &outcome {
@@ -266,11 +266,7 @@ impl Pool {
         }))?;
         self.journal.set_tail(tail);
         state.running = None;
-        {
-            let mut signal = self.checkpointing.signal.lock();
-            signal.lsn = reference.lsn.0;
-            signal.made += 1;
-        }
+        self.checkpointing.signal.lock().lsn = reference.lsn.0;
         let freed = std::mem::take(&mut self.committed.lock().freezing);
         self.incidents
             .freed(freed.into_values().flatten().collect());

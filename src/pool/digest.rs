@@ -261,6 +261,21 @@ impl Pool {
         ledger.record(&events, &changes);
     }
 
+    /// Keeps a value under a name in the ledgers, durably; see [`Pool::remembered`].
+    pub fn remember(&self, name: &str, value: &[u8]) {
+        self.incidents.ledger.lock().remember(name, value);
+    }
+
+    /// The values kept under a name: one for each mirror whose ledger has one.
+    pub fn remembered(&self, name: &str) -> Vec<Vec<u8>> {
+        self.incidents.ledger.lock().remembered(name)
+    }
+
+    /// Has the ledger record something.
+    pub fn note(&self, what: What) {
+        self.incidents.note(what);
+    }
+
     /// Puts the ledger on disk.
     pub(super) fn flush_ledger(&self) {
         self.sweep_errors();

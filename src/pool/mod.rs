@@ -27,6 +27,7 @@ mod incidents;
 mod load;
 mod locks;
 mod members;
+mod metrics;
 mod open;
 mod orders;
 mod paths;
@@ -46,6 +47,7 @@ pub use error::{PoolError, Result};
 pub use load::{Load, Serving};
 pub use locks::{ExclusiveGuard, SharedGuard};
 pub use members::MemberError;
+pub use metrics::{DamageCount, Figures, Histogram, Times};
 pub use open::{
     Clock, CommitMode, MountError, Named, OpenDirectory, OpenOptions, Outside, system_clock,
 };

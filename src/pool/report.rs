@@ -57,7 +57,7 @@ impl Pool {
                 durable_lsn: self.journal.synced().0 + 1,
             },
             checkpoint: CheckpointStatus {
-                lsn: self.checkpointing.done().0,
+                lsn: self.checkpointing.done(),
                 finished: self.checkpointing.finished(),
                 dirty_rows: self.index.overlay_size().0 as u64,
             },
@@ -65,6 +65,7 @@ impl Pool {
             repairs_pending: self.mirrors.repairs_pending() as u64,
             inspecting: self.inspecting(),
             resync: self.resync.lock().clone(),
+            scrub: None,
             unrepaired_blocks: unrepaired,
             damaged_metadata: lost_metadata,
             damaged,

@@ -48,6 +48,9 @@ pub struct PoolStatus {
     /// The mirror that is being brought up to date; none if none is.
     #[serde(default)]
     pub resync: Option<ResyncStatus>,
+    /// The scrub that runs or ran last; none if none ever did.
+    #[serde(default)]
+    pub scrub: Option<ScrubStatus>,
     /// Bad copies that are there now and could not be rewritten; another mirror has a good one.
     #[serde(default)]
     pub unrepaired_blocks: u64,
@@ -206,6 +209,65 @@ pub struct RecoveryStatus {
     pub orphans: u64,
     /// Everything else worth saying, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// What a scrub is doing, or how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScrubState {
+    /// There never was one.
+    #[default]
+    None,
+    /// It is at work.
+    Running,
+    /// It was told to wait, and goes on when it is told to.
+    Paused,
+    /// It has gone through everything.
+    Finished,
+    /// It was told to end.
+    Cancelled,
+}
+
+impl ScrubState {
+    /// The word for reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ScrubState::None => "none",
+            ScrubState::Running => "running",
+            ScrubState::Paused => "paused",
+            ScrubState::Finished => "finished",
+            ScrubState::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A scrub: the verification of everything stored, on every mirror and from the medium.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// What it is doing.
+    pub state: ScrubState,
+    /// When it began.
+    pub started: i64,
+    /// When it ended; none if it has not.
+    pub finished: Option<i64>,
+    /// Bytes checked, on each mirror.
+    pub bytes_done: u64,
+    /// Bytes to check, on each mirror; follows what is written and deleted meanwhile.
+    pub bytes_total: u64,
+    /// Whole percents done.
+    pub percent: u8,
+    /// Bytes per second on each mirror within the last half minute; none while it does not run.
+    pub rate_bytes_per_s: Option<u64>,
+    /// Seconds until it ends at this rate; none while nothing moves.
+    pub eta_s: Option<u64>,
+    /// Copies found bad.
+    pub errors_found: u64,
+    /// Of these, rewritten and verified on the medium.
+    pub repaired: u64,
+    /// Of these, still bad: no mirror had a good copy, or rewriting failed.
+    pub unrepairable: u64,
+    /// Limit that this run was given; none: that of the mount, or none at all.
+    pub limit_bytes_per_s: Option<u64>,
 }
 
 /// A file with blocks that no mirror has a good copy of.

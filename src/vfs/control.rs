@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::format::{FileKind, Ino, Timestamp};
+use crate::ledger::Event;
 use crate::pool::FileHealth;
 
 use super::error::{Result, VfsError};
@@ -31,10 +32,22 @@ const DIRECTORY: Ino = Ino(u64::MAX - 15);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Report {
     Status,
+    Events,
+    /// Events from this number on.
+    EventsFrom(u64),
+    Metrics,
 }
 
 /// The files in the directory and their numbers in a listing.
-const REPORTS: [(&[u8], Ino, Report); 1] = [(b"status.json", Ino(DIRECTORY.0 + 1), Report::Status)];
+const REPORTS: [(&[u8], Ino, Report); 3] = [
+    (b"status.json", Ino(DIRECTORY.0 + 1), Report::Status),
+    (b"events.jsonl", Ino(DIRECTORY.0 + 2), Report::Events),
+    (b"metrics", Ino(DIRECTORY.0 + 3), Report::Metrics),
+];
+/// Not listed: with a number behind it, the events with that number and higher ones.
+const EVENTS_FROM: &[u8] = b"events.jsonl@";
+/// Events in one report.
+const EVENTS_MAX: usize = 10_000;
 
 const ATTRIBUTES: &[u8] = b"user.mendfs.";
 const STATUS: &[u8] = b"user.mendfs.status";
@@ -96,9 +109,9 @@ impl Vfs {
             b"." => self.control_attr(DIRECTORY).map(Some),
             b".." => self.reference(Ino::ROOT).map(Some),
             _ => {
-                let report = REPORTS.iter().find(|(known, _, _)| *known == name);
-                let (_, _, report) = report.ok_or(VfsError::NotFound)?;
-                self.take(*report).map(Some)
+                let listed = REPORTS.iter().find(|(known, _, _)| *known == name);
+                let report = listed.map_or_else(|| events_from(name), |listed| Some(listed.2));
+                self.take(report.ok_or(VfsError::NotFound)?).map(Some)
             }
         }
     }
@@ -132,6 +145,11 @@ impl Vfs {
     fn report(&self, report: Report) -> Result<Vec<u8>> {
         match report {
             Report::Status => self.status_json(),
+            Report::Events => Ok(json_lines(&self.pool.events(EVENTS_MAX))),
+            Report::EventsFrom(number) => {
+                Ok(json_lines(&self.pool.events_from(number, EVENTS_MAX)))
+            }
+            Report::Metrics => Ok(self.metrics_text().into_bytes()),
         }
     }
 
@@ -323,6 +341,25 @@ fn report_failed(error: serde_json::Error) -> VfsError {
     VfsError::Pool(crate::pool::PoolError::Failed {
         reason: format!("a report: {error}"),
     })
+}
+
+fn events_from(name: &[u8]) -> Option<Report> {
+    let number = std::str::from_utf8(name.strip_prefix(EVENTS_FROM)?).ok()?;
+    number.parse().ok().map(Report::EventsFrom)
+}
+
+/// One line for each event.
+fn json_lines(events: &[Event]) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Plain data always serialises.
+    for line in events
+        .iter()
+        .filter_map(|event| serde_json::to_vec(event).ok())
+    {
+        text.extend(line);
+        text.push(b'\n');
+    }
+    text
 }
 
 /// Attributes of the directory or of a report: root's, and for reading only.

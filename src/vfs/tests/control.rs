@@ -1,10 +1,12 @@
 //! The control directory and the attributes of ours.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use crate::format::{FileKind, Ino};
 use crate::vfs::testing::{ROOT, USER, check, content, damage, dir, file, names, test_vfs};
-use crate::vfs::{Result, SetAttr, Whence, is_control};
+use crate::vfs::{Operation, Result, SetAttr, Whence, is_control};
 
 const TOP: Ino = Ino::ROOT;
 
@@ -23,7 +25,8 @@ fn the_control_directory_is_found_but_not_listed() {
         (FileKind::Directory, 0o555, 0)
     );
     assert!(is_control(attr.ino));
-    assert_eq!(names(&vfs, attr.ino), ["status.json"]);
+    let reports = ["events.jsonl", "metrics", "status.json"];
+    assert_eq!(names(&vfs, attr.ino), reports);
     assert_eq!(vfs.lookup(attr.ino, b"..").unwrap().ino, TOP);
     assert_eq!(vfs.parent(attr.ino).unwrap(), TOP);
     let parent = dir(&vfs, TOP, "d");
@@ -174,4 +177,44 @@ fn a_file_tells_its_health() {
     assert_eq!(errno(vfs.read(f, 3 * 4096, 4096, &mut out)), Errno::EIO);
     assert_eq!(health(f).unwrap(), b"damaged: 4096+4096 12288+4096");
     assert_eq!(errno(health(Ino(999))), Errno::ESTALE);
+}
+
+#[test]
+fn metrics_tell_operations_bytes_and_damage_in_the_format_of_prometheus() {
+    let vfs = test_vfs();
+    let f = file(&vfs, TOP, "secret-name");
+    vfs.write(f, 0, &[1; 20_000], false).unwrap();
+    damage(&vfs, f, 1);
+    let mut out = Vec::new();
+    assert_eq!(errno(vfs.read(f, 4096, 4096, &mut out)), Errno::EIO);
+    vfs.read(f, 0, 4096, &mut out).unwrap();
+    vfs.took(Operation::Read, Duration::from_micros(25));
+    let control = vfs.lookup(TOP, b".mendfs").unwrap().ino;
+    let report = vfs.lookup(control, b"metrics").unwrap().ino;
+    let text = String::from_utf8(content(&vfs, report)).unwrap();
+    for line in [
+        "mendfs_read_bytes_total 4096",
+        "mendfs_written_bytes_total 20000",
+        "mendfs_operation_duration_seconds_bucket{class=\"read\",le=\"0.00001\"} 0",
+        "mendfs_operation_duration_seconds_bucket{class=\"read\",le=\"0.00003\"} 1",
+        "mendfs_operation_duration_seconds_count{class=\"read\"} 1",
+        "mendfs_state{state=\"damaged\"} 1",
+        "mendfs_damaged_files 1",
+        "mendfs_damaged_bytes 4096",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let lost = "kind=\"data\",cause=\"checksum\",outcome=\"lost\"} 1";
+    assert_eq!(
+        text.matches(lost).count(),
+        2,
+        "once for each mirror\n{text}"
+    );
+    assert!(!text.contains("secret-name"), "no file names");
+    for line in text.lines().filter(|line| !line.starts_with("# ")) {
+        assert!(
+            line.starts_with("mendfs_") && line.split(' ').count() == 2,
+            "{line}"
+        );
+    }
 }
