@@ -12,6 +12,7 @@
 //! `outcome` exit codes and the JSON envelope; `daemon` and `logging` are what becoming a
 //! server takes. Errors are one sentence on stderr.
 
+mod alert;
 mod args;
 mod attribute;
 mod check;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::mount::MsFlags;
 
+use super::alert::{self, AlertSettings};
 use super::outcome::Failure;
 
 /// Time between syncs of what nobody asked to be synced.
@@ -46,6 +47,8 @@ pub(super) struct Options {
     pub(super) read: Option<String>,
     /// Bytes per second for bringing mirrors up to date; none: as fast as applications let it.
     pub(super) resync_rate: Option<u64>,
+    /// Who is told what.
+    pub(super) alerts: AlertSettings,
 }
 
 impl Default for Options {
@@ -59,6 +62,7 @@ impl Default for Options {
             prefer: None,
             read: None,
             resync_rate: None,
+            alerts: AlertSettings::default(),
         }
     }
 }
@@ -116,6 +120,7 @@ impl Options {
             ("degraded" | "nodegraded", Some(_)) => {
                 return Err(Failure::Usage(format!("option \"{name}\" takes no value")));
             }
+            (name, value) if alert::NAMES.contains(&name) => self.alerts.set(name, value)?,
             ("remount", None) => self.remount = true,
             // Notes of other programs in fstab.
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
@@ -252,7 +257,7 @@ fn commit(value: &str) -> Result<Commit, Failure> {
 }
 
 /// A time in whole milliseconds ("500ms") or seconds ("5s", or "5" as other filesystems have it).
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     if let Some(number) = text.strip_suffix("ms") {
         return number.parse().ok().map(Duration::from_millis);
     }
@@ -303,6 +308,7 @@ fn unknown(option: &str) -> Failure {
     let mut close: Vec<(usize, &str)> = OWN
         .iter()
         .copied()
+        .chain(alert::NAMES)
         .chain(GENERIC.iter().map(|(known, _)| *known))
         .map(|known| (distance(name, known), known))
         .filter(|(distance, known)| *distance <= 2.min(known.len() / 2))

@@ -20,10 +20,20 @@ pub(super) enum Kind {
 pub(super) struct Text {
     text: String,
     family: String,
+    /// On every sample, so that the texts of several pools can be put together.
+    pool: String,
 }
 
 // Writing to a string does not fail.
 impl Text {
+    /// A text about this pool.
+    pub(super) fn new(pool: &str) -> Text {
+        Text {
+            pool: pool.to_owned(),
+            ..Text::default()
+        }
+    }
+
     /// Begins a family.
     pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
         self.family = format!("{PREFIX}{name}");
@@ -72,16 +82,13 @@ impl Text {
     }
 
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: &str) {
+        let pool = ("pool", self.pool.as_str());
+        let labels = [pool].into_iter().chain(labels.iter().copied());
         let labels: Vec<String> = labels
-            .iter()
             .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
             .collect();
-        let labels = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", labels.join(","))
-        };
-        let _ = writeln!(self.text, "{}{suffix}{labels} {value}", self.family);
+        let labels = labels.join(",");
+        let _ = writeln!(self.text, "{}{suffix}{{{labels}}} {value}", self.family);
     }
 
     pub(super) fn finish(self) -> String {
@@ -102,18 +109,18 @@ mod tests {
 
     #[test]
     fn a_family_has_help_type_and_escaped_labels() {
-        let mut text = Text::default();
+        let mut text = Text::new("p");
         text.family("mirror_size_bytes", Kind::Gauge, "Size.");
         text.sample(&[("mirror", "/a\"b\\c\nd"), ("x", "y")], 7);
         let expected = "# HELP mendfs_mirror_size_bytes Size.\n\
                         # TYPE mendfs_mirror_size_bytes gauge\n\
-                        mendfs_mirror_size_bytes{mirror=\"/a\\\"b\\\\c\\nd\",x=\"y\"} 7\n";
+                        mendfs_mirror_size_bytes{pool=\"p\",mirror=\"/a\\\"b\\\\c\\nd\",x=\"y\"} 7\n";
         assert_eq!(text.finish(), expected);
     }
 
     #[test]
     fn a_histogram_ends_with_all() {
-        let mut text = Text::default();
+        let mut text = Text::new("p");
         text.family("x_seconds", Kind::Histogram, "X.");
         let times = Times {
             buckets: vec![(0.001, 1), (0.1, 2)],
@@ -124,11 +131,11 @@ mod tests {
         let text = text.finish();
         let lines: Vec<&str> = text.lines().skip(2).collect();
         let expected = [
-            "mendfs_x_seconds_bucket{class=\"read\",le=\"0.001\"} 1",
-            "mendfs_x_seconds_bucket{class=\"read\",le=\"0.1\"} 2",
-            "mendfs_x_seconds_bucket{class=\"read\",le=\"+Inf\"} 3",
-            "mendfs_x_seconds_sum{class=\"read\"} 1.5",
-            "mendfs_x_seconds_count{class=\"read\"} 3",
+            "mendfs_x_seconds_bucket{pool=\"p\",class=\"read\",le=\"0.001\"} 1",
+            "mendfs_x_seconds_bucket{pool=\"p\",class=\"read\",le=\"0.1\"} 2",
+            "mendfs_x_seconds_bucket{pool=\"p\",class=\"read\",le=\"+Inf\"} 3",
+            "mendfs_x_seconds_sum{pool=\"p\",class=\"read\"} 1.5",
+            "mendfs_x_seconds_count{pool=\"p\",class=\"read\"} 3",
         ];
         assert_eq!(lines, expected);
     }

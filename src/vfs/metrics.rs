@@ -71,16 +71,18 @@ impl Vfs {
     pub(super) fn metrics_text(&self) -> String {
         let status = self.pool.status();
         let figures = self.pool.figures();
-        let mut text = Text::default();
+        let mut text = Text::new(match status.label.as_str() {
+            "" => &status.uuid,
+            label => label,
+        });
         pool(&mut text, &status);
         self.operations(&mut text);
         space(&mut text, &status);
         mirrors(&mut text, &status, &figures);
         damage(&mut text, &status);
         engine(&mut text, &status, &figures);
-        if let Some(scrub) = &status.scrub {
-            self::scrub(&mut text, scrub);
-        }
+        // Also where there was none: that is what an alert has to see.
+        scrub(&mut text, &status.scrub.clone().unwrap_or_default());
         resync(&mut text, &status);
         text.finish()
     }
@@ -113,7 +115,6 @@ fn pool(text: &mut Text, status: &PoolStatus) {
     let labels = [
         ("version", server.version.as_str()),
         ("uuid", status.uuid.as_str()),
-        ("label", status.label.as_str()),
         ("checksum", status.checksum.as_str()),
     ];
     text.sample(&labels, 1);

@@ -193,14 +193,14 @@ fn metrics_tell_operations_bytes_and_damage_in_the_format_of_prometheus() {
     let report = vfs.lookup(control, b"metrics").unwrap().ino;
     let text = String::from_utf8(content(&vfs, report)).unwrap();
     for line in [
-        "mendfs_read_bytes_total 4096",
-        "mendfs_written_bytes_total 20000",
-        "mendfs_operation_duration_seconds_bucket{class=\"read\",le=\"0.00001\"} 0",
-        "mendfs_operation_duration_seconds_bucket{class=\"read\",le=\"0.00003\"} 1",
-        "mendfs_operation_duration_seconds_count{class=\"read\"} 1",
-        "mendfs_state{state=\"damaged\"} 1",
-        "mendfs_damaged_files 1",
-        "mendfs_damaged_bytes 4096",
+        "mendfs_read_bytes_total{pool=\"test\"} 4096",
+        "mendfs_written_bytes_total{pool=\"test\"} 20000",
+        "mendfs_operation_duration_seconds_bucket{pool=\"test\",class=\"read\",le=\"0.00001\"} 0",
+        "mendfs_operation_duration_seconds_bucket{pool=\"test\",class=\"read\",le=\"0.00003\"} 1",
+        "mendfs_operation_duration_seconds_count{pool=\"test\",class=\"read\"} 1",
+        "mendfs_state{pool=\"test\",state=\"damaged\"} 1",
+        "mendfs_damaged_files{pool=\"test\"} 1",
+        "mendfs_damaged_bytes{pool=\"test\"} 4096",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
