@@ -198,6 +198,24 @@ fn describe(what: &What) -> (&str, String) {
             }
             ("recovery", text)
         }
+        What::Resync {
+            mirror,
+            outcome,
+            compared_bytes,
+            moved_bytes,
+            lost_blocks,
+        } => {
+            let lost = match lost_blocks {
+                0 => String::new(),
+                lost => format!(", {} that no mirror has", blocks(*lost)),
+            };
+            let text = format!(
+                "{mirror}: {outcome}, {} compared, {} written{lost}",
+                bytes(*compared_bytes),
+                bytes(*moved_bytes)
+            );
+            ("resync", text)
+        }
         What::Scrub {
             state,
             bytes_done,

@@ -19,7 +19,7 @@ use super::outcome::{Failure, print_json, print_text};
 use super::source;
 use crate::pool::status::{PoolState, PoolStatus};
 
-pub(super) use render::bytes;
+pub(super) use render::{bytes, mirror_state};
 
 /// Where a mount tells its status, below its root.
 const STATUS_FILE: &str = ".mendfs/status.json";

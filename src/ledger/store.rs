@@ -50,6 +50,8 @@ struct Unopened {
 /// The ledgers of all mirrors, kept alike.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Whether there is to be a ledger at all.
+    kept: bool,
     unopened: Vec<Unopened>,
     databases: Vec<Database>,
 }
@@ -201,6 +203,7 @@ impl Ledger {
             joining: false,
         });
         Ledger {
+            kept: true,
             unopened: unopened.collect(),
             databases: Vec::new(),
         }
@@ -209,6 +212,9 @@ impl Ledger {
     /// A mirror joins: its ledger becomes a copy of the others' when there is something to record
     /// or to read, or at the next flush.
     pub fn add_directory(&mut self, directory: PathBuf) {
+        if !self.kept {
+            return;
+        }
         self.remove_directory(&directory);
         self.unopened.push(Unopened {
             directory,
@@ -220,6 +226,20 @@ impl Ledger {
     pub fn remove_directory(&mut self, directory: &Path) {
         self.unopened.retain(|other| other.directory != directory);
         self.databases.retain(|other| other.directory != directory);
+    }
+
+    /// These are the directories from now on: the others leave, and those that were not among them
+    /// join.
+    pub fn set_directories(&mut self, directories: &[PathBuf]) {
+        let open = self.databases.iter().map(|database| &database.directory);
+        let all = open.chain(self.unopened.iter().map(|unopened| &unopened.directory));
+        let known: Vec<PathBuf> = all.cloned().collect();
+        for directory in known.iter().filter(|known| !directories.contains(known)) {
+            self.remove_directory(directory);
+        }
+        for directory in directories.iter().filter(|new| !known.contains(new)) {
+            self.add_directory(directory.clone());
+        }
     }
 
     /// What the ledger holds from before: the number for the next event, and the errors that are
@@ -477,7 +497,9 @@ mod tests {
         let mut ledger = Ledger::new(vec![path("lags")]);
         assert_eq!(ledger.load().1.len(), 1);
         assert_eq!(ledger.latest(usize::MAX).len(), 3000);
-        ledger.remove_directory(&path("lags"));
+        ledger.set_directories(&[path("joins")]);
+        assert_eq!(ledger.latest(1)[0].number, 2999);
+        ledger.set_directories(&[]);
         assert!(ledger.latest(1).is_empty());
     }
 

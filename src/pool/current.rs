@@ -270,6 +270,21 @@ impl Current {
         self.look(&errors);
     }
 
+    /// Copies on mirrors that were removed are nobody's errors.
+    pub(super) fn keep_mirrors(&self, members: &BTreeSet<String>) {
+        let mirrors: BTreeSet<String> = {
+            let errors = self.errors.lock();
+            errors
+                .failed
+                .keys()
+                .map(|copy| copy.mirror.clone())
+                .collect()
+        };
+        for mirror in mirrors.difference(members) {
+            self.forget_mirror(mirror);
+        }
+    }
+
     /// Bad copies in segments, to be asked whether they still mean anything.
     pub(super) fn failed_data(&self) -> Vec<(Copy, u64)> {
         let errors = self.errors.lock();
@@ -514,6 +529,11 @@ mod tests {
         assert_eq!(current.failed_count(), 0);
         current.mended(None, "index", 8192..12288);
         assert!(!current.any());
+        current.failed(copy(), 0, 4096, 2);
+        current.keep_mirrors(&BTreeSet::from(["uuid".to_owned()]));
+        assert!(current.any());
+        current.keep_mirrors(&BTreeSet::new());
+        assert!(!current.any(), "of a mirror that is none any more");
         let changes = current.take_changes();
         assert_eq!(changes.len(), 3);
         assert!(

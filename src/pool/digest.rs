@@ -5,9 +5,8 @@
 //! the result into the ledger; that may wait for a disk, so only a service, and whoever reads the
 //! ledger, does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::commit::Pool;
@@ -18,7 +17,7 @@ use super::status::{DamagedFile, DamagedRange};
 use crate::backing::FileName;
 use crate::format::{BLOCK_U64, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo, Timestamp};
 use crate::ledger::{Damaged, Event, Folder, Occurrence, What};
-use crate::mirrors::{Incident, Resolution};
+use crate::mirrors::{Incident, MirrorId, Resolution};
 
 /// Inodes remembered as repaired.
 const REPAIRED_MAX: usize = 65536;
@@ -119,7 +118,7 @@ impl Pool {
             nanoseconds: now.nanoseconds,
             count,
             block: Damaged {
-                mirror: self.mirrors.mirror(mirror).label().to_owned(),
+                mirror: self.name_of(mirror),
                 kind: kind.to_owned(),
                 cause: cause.to_owned(),
                 outcome: outcome.to_owned(),
@@ -129,6 +128,13 @@ impl Pool {
             },
             offset: 0,
             length,
+        }
+    }
+
+    pub(super) fn name_of(&self, mirror: MirrorId) -> String {
+        match self.mirrors.mirror(mirror) {
+            Some(mirror) => mirror.name(),
+            None => "a mirror that was removed".to_owned(),
         }
     }
 
@@ -177,7 +183,7 @@ impl Pool {
             nanoseconds: time.nanoseconds,
             count: 1,
             block: Damaged {
-                mirror: self.mirrors.mirror(incident.mirror).label().to_owned(),
+                mirror: self.name_of(incident.mirror),
                 kind: kind_of(incident.place.file).to_owned(),
                 stored_in: incident.place.file.to_string(),
                 stored_at: incident.place.offset,
@@ -208,7 +214,10 @@ impl Pool {
     ) {
         let current = &self.incidents.current;
         let place = incident.place;
-        let mirror = self.mirrors.mirror(incident.mirror).uuid.to_string();
+        let Some(mirror) = self.mirrors.mirror(incident.mirror) else {
+            return;
+        };
+        let mirror = mirror.uuid.to_string();
         let (file, at, len) = (place.file.to_string(), place.offset, incident.len as u64);
         match &incident.resolution {
             Resolution::Repaired => {
@@ -256,6 +265,14 @@ impl Pool {
     /// Puts what was digested into the ledger.
     fn write_ledger(&self) {
         let mut ledger = self.incidents.ledger.lock();
+        if self.incidents.take_members_changed() {
+            // A mirror that is out must not be kept busy by its ledger; one that comes gets a copy.
+            let written = self.mirrors.written();
+            let directories = written
+                .iter()
+                .filter_map(|mirror| mirror.backing().ledger_dir());
+            ledger.set_directories(&directories.collect::<Vec<_>>());
+        }
         let events = self.incidents.digesting.lock().take_changed();
         let changes = self.incidents.current.take_changes();
         ledger.record(&events, &changes);
@@ -281,16 +298,6 @@ impl Pool {
         self.sweep_errors();
         self.record_incidents();
         self.incidents.ledger.lock().flush();
-    }
-
-    /// A mirror joins: its ledger becomes a copy of the others'.
-    pub fn add_ledger(&self, directory: PathBuf) {
-        self.incidents.ledger.lock().add_directory(directory);
-    }
-
-    /// A mirror leaves: its ledger is written no more.
-    pub fn remove_ledger(&self, directory: &Path) {
-        self.incidents.ledger.lock().remove_directory(directory);
     }
 
     /// The newest `limit` events of the ledger, oldest first.
@@ -432,6 +439,12 @@ impl Pool {
             return;
         }
         self.current_lost(Ino(0)..=Ino(u64::MAX));
+        let members = self.mirrors.all();
+        let members: BTreeSet<String> = members
+            .iter()
+            .map(|mirror| mirror.uuid.to_string())
+            .collect();
+        self.incidents.current.keep_mirrors(&members);
         for (copy, at) in self.incidents.current.failed_data() {
             let segment = SegmentNo(copy.segment.unwrap_or_default());
             let owned = u32::try_from(at).map(|at| self.owners_at(segment, at));

@@ -4,6 +4,7 @@
 //! queue is in `digest`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -14,7 +15,7 @@ use crate::backing::FileName;
 use crate::format::{Ino, SegmentNo, Timestamp};
 use crate::index::Freed;
 use crate::ledger::{Folder, Ledger, What};
-use crate::mirrors::{Incident, Mirror, MirrorId, Resolution, Witness};
+use crate::mirrors::{Incident, Mirror, MirrorId, MirrorState, Resolution, Witness};
 
 /// Incidents kept until they are recorded; what comes beyond is counted.
 const QUEUE_MAX: usize = 65536;
@@ -50,6 +51,8 @@ pub(super) struct Incidents {
     /// Ranges to give back, of checkpoints that are done.
     freed: Mutex<Vec<Freed>>,
     suspects: Mutex<Suspects>,
+    /// Mirrors have come or gone since the ledger was last written.
+    members_changed: AtomicBool,
 }
 
 /// Where damage was seen.
@@ -80,7 +83,8 @@ impl Witness for Incidents {
     }
 
     fn mirror_state(&self, mirror: &Mirror, cause: &str) {
-        if mirror.state().name() == "resyncing" {
+        self.members_changed.store(true, Ordering::Release);
+        if mirror.state() == MirrorState::Resyncing {
             self.current.forget_mirror(&mirror.uuid.to_string());
         }
         self.push(Entry::Other(What::Mirror {
@@ -114,6 +118,7 @@ impl Incidents {
             counts: Mutex::default(),
             freed: Mutex::default(),
             suspects: Mutex::default(),
+            members_changed: AtomicBool::new(false),
         }
     }
 
@@ -131,6 +136,10 @@ impl Incidents {
                 queue.entries.push_back((now, entry));
             }
         }
+    }
+
+    pub(super) fn take_members_changed(&self) -> bool {
+        self.members_changed.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn take_queue(&self) -> Queue {

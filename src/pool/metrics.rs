@@ -115,7 +115,7 @@ impl Pool {
     pub fn figures(&self) -> Figures {
         let counts = self.incidents.counts().into_iter();
         let damage = counts.map(|((mirror, kind, cause, outcome), count)| DamageCount {
-            mirror: self.mirrors.mirror(mirror).label().to_owned(),
+            mirror: self.name_of(mirror),
             kind,
             cause,
             outcome,

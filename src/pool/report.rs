@@ -109,13 +109,15 @@ impl Pool {
         }
         if damaged_files {
             actions.push(
-                "Restore the damaged files from a backup over the old ones, or delete them;                  mendfs salvage FILE OUT saves what can be read."
+                "Restore the damaged files from a backup over the old ones, or delete them; \
+                 mendfs salvage FILE OUT saves what can be read."
                     .to_owned(),
             );
         }
         if unrepaired > 0 {
             actions.push(format!(
-                "{unrepaired} bad copies could not be rewritten; the other mirror has good ones.                  Check the disk whose UNREPAIRABLE number grows."
+                "{unrepaired} bad copies could not be rewritten; the other mirror has good ones. \
+                 Check the disk whose UNREPAIRABLE number grows."
             ));
         }
         for place in lost_metadata {

@@ -42,7 +42,7 @@ impl Pool {
     /// # Errors
     /// As [`Pool::get`].
     pub fn verify_owner(&self, key: &Key, value: &[u8]) -> Result<Owned> {
-        let (_, _, ino, offset) = key.reverse_parts()?;
+        let (segment, at, ino, offset) = key.reverse_parts()?;
         let _inode = self.lock_shared(ino);
         let Some(row) = self.owned_row(key, value)? else {
             let gone = self.get(key)?.is_none_or(|now| now != value);

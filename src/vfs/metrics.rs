@@ -6,8 +6,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::pool::status::{MirrorStatus, PoolState, PoolStatus, ScrubState, ScrubStatus};
 use crate::pool::{Figures, Histogram};
 
@@ -387,27 +385,28 @@ fn scrub(text: &mut Text, scrub: &ScrubStatus) {
     );
 }
 
-/// Whoever resyncs says so in the status.
+/// Also where nothing is brought up to date, so that the families are always there.
 fn resync(text: &mut Text, status: &PoolStatus) {
-    let status = serde_json::to_value(status).unwrap_or_default();
-    let Some(resync) = status.get("resync").filter(|resync| resync.is_object()) else {
-        return;
-    };
-    let figure = |key: &str| resync.get(key).and_then(Value::as_u64).unwrap_or_default();
-    let running = resync.get("state").is_some_and(|state| state == "running");
+    let resync = status.resync.clone().unwrap_or_default();
+    let running = u64::from(status.resync.is_some());
     text.gauge(
         "resync_running",
-        "Whether a mirror is brought up to date.",
-        u64::from(running),
+        "Whether a mirror is being brought up to date.",
+        running,
     );
     text.gauge(
         "resync_done_bytes",
-        "Bytes compared or copied.",
-        figure("bytes_done"),
+        "Bytes gone through.",
+        resync.done_bytes,
     );
     text.gauge(
         "resync_size_bytes",
-        "Bytes to compare or copy.",
-        figure("bytes_total"),
+        "Bytes to go through, about.",
+        resync.total_bytes,
+    );
+    text.gauge(
+        "resync_written_bytes",
+        "Bytes written to the mirror, since they differed.",
+        resync.moved_bytes,
     );
 }

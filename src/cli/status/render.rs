@@ -212,16 +212,37 @@ fn scrub(status: &PoolStatus) -> String {
     }
 }
 
-/// What the mirrors that are catching up are waiting for.
+/// The mirror that is being brought up to date, and those that wait for that.
 fn resync(status: &PoolStatus) -> String {
+    if let Some(resync) = &status.resync {
+        let percent = match resync.total_bytes {
+            0 => 0,
+            total => resync.done_bytes.min(total) * 100 / total,
+        };
+        let rate = match resync.rate {
+            0 => String::new(),
+            rate => format!(", {}/s", bytes(rate)),
+        };
+        let eta = resync
+            .eta_seconds
+            .map_or_else(String::new, |eta| format!(", {} to go", when::span(eta)));
+        return plain(&format!(
+            "{}: {percent} %, {} of {} of the {} gone through, {} written{rate}{eta}",
+            resync.mirror,
+            bytes(resync.done_bytes),
+            bytes(resync.total_bytes),
+            resync.phase,
+            bytes(resync.moved_bytes)
+        ));
+    }
     let names = status.mirrors.iter();
-    let names: Vec<&str> = names
+    let names: Vec<String> = names
         .filter(|mirror| mirror.state == MirrorState::Resyncing)
-        .map(name_of)
+        .map(|mirror| plain(name_of(mirror)))
         .collect();
     match names.as_slice() {
         [] => String::new(),
-        names => format!("{} is being brought up to date", names.join(", ")),
+        names => format!("{} is to be brought up to date", names.join(", ")),
     }
 }
 
@@ -288,8 +309,8 @@ fn mirrors(status: &PoolStatus, style: Style, text: &mut String) {
         "MIRROR", "STATE", "READ", "WRITE", "CHECKSUM", "REPAIRED", "UNREPAIRABLE", "FREE"
     );
     for (mirror, name) in status.mirrors.iter().zip(names) {
-        let (word, paint) = mirror_state(mirror.state);
-        let state = style.paint(paint, &format!("{word:9}"));
+        let word = mirror_state(mirror.state);
+        let state = style.paint(paint_of(mirror.state), &format!("{word:9}"));
         let free = match mirror.total_bytes {
             0 => "-".to_owned(),
             _ => bytes(mirror.available_bytes),
@@ -303,17 +324,29 @@ fn mirrors(status: &PoolStatus, style: Style, text: &mut String) {
             mirror.repaired,
             mirror.unrepairable
         );
+        if !mirror.cause.is_empty() {
+            let _ = writeln!(text, "  {:width$}  {}", "", plain(&mirror.cause));
+        }
     }
 }
 
-const fn mirror_state(state: MirrorState) -> (&'static str, Paint) {
+/// The word for a state.
+pub(crate) const fn mirror_state(state: MirrorState) -> &'static str {
     match state {
-        MirrorState::Online => ("online", Paint::Good),
-        MirrorState::Suspect => ("SUSPECT", Paint::Doubtful),
-        MirrorState::Offline => ("OFFLINE", Paint::Doubtful),
-        MirrorState::Resyncing => ("resyncing", Paint::Doubtful),
-        MirrorState::Missing => ("MISSING", Paint::Bad),
-        MirrorState::Failed => ("FAILED", Paint::Bad),
+        MirrorState::Online => "online",
+        MirrorState::Suspect => "SUSPECT",
+        MirrorState::Offline => "OFFLINE",
+        MirrorState::Resyncing => "resyncing",
+        MirrorState::Missing => "MISSING",
+        MirrorState::Failed => "FAILED",
+    }
+}
+
+const fn paint_of(state: MirrorState) -> Paint {
+    match state {
+        MirrorState::Online => Paint::Good,
+        MirrorState::Suspect | MirrorState::Offline | MirrorState::Resyncing => Paint::Doubtful,
+        MirrorState::Missing | MirrorState::Failed => Paint::Bad,
     }
 }
 
