@@ -81,7 +81,7 @@ fn the_page_of_each_program_lists_its_options() {
 #[test]
 fn the_page_of_mendfs_lists_the_options_of_each_command() {
     let page = page("mendfs.8");
-    for command in ["format", "mount", "status", "check"] {
+    for command in ["format", "mount", "status", "events", "salvage", "check"] {
         let told = in_page(command_part(&page, command));
         let taken = without_common(in_help(&help("mendfs", &[command])));
         assert_eq!(told, taken, "{command}");
@@ -173,7 +173,9 @@ fn every_mount_option_of_the_parser_is_in_the_manual() {
     let known = table
         .lines()
         .filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next());
-    for name in known.chain(["commit", "cache", "degraded", "nodegraded", "remount"]) {
+    let own = ["commit", "cache", "degraded", "nodegraded", "remount"];
+    let alerts = ["alert", "alert_repaired", "alert_space", "alert_interval"];
+    for name in known.chain(own).chain(alerts) {
         assert!(names.contains(name), "{name} is not in mount.mendfs(8)");
     }
 }
