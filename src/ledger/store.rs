@@ -234,11 +234,15 @@ impl Ledger {
         let open = self.databases.iter().map(|database| &database.directory);
         let all = open.chain(self.unopened.iter().map(|unopened| &unopened.directory));
         let known: Vec<PathBuf> = all.cloned().collect();
-        for directory in known.iter().filter(|known| !directories.contains(known)) {
-            self.remove_directory(directory);
-        }
         for directory in directories.iter().filter(|new| !known.contains(new)) {
             self.add_directory(directory.clone());
+        }
+        if !self.databases.is_empty() {
+            // Before those leave that it is to be copied from.
+            self.open(|_| true);
+        }
+        for directory in known.iter().filter(|known| !directories.contains(known)) {
+            self.remove_directory(directory);
         }
     }
 
