@@ -322,8 +322,9 @@ fn the_operator_is_told_by_the_alert_command() {
     damage_block(&pool, &places, 2, 3, &[1, 0]);
     damage_block(&pool, &places, 0, 9, &[1]);
     let (program, told) = (pool.scratch().join("tell"), pool.scratch().join("told"));
+    let line = "$MENDFS_EVENT|$MENDFS_POOL|$MENDFS_MIRROR|$MENDFS_PATH|$1";
     let script = format!(
-        "#!/bin/sh\n{{ echo \"$MENDFS_EVENT|$MENDFS_POOL|$MENDFS_MIRROR|$MENDFS_PATH|$1\"; cat; }} >> {}\n",
+        "#!/bin/sh\n{{ echo \"{line}\"; cat; }} >> {}\n",
         told.display()
     );
     fs::write(&program, script).expect("the command");
@@ -351,4 +352,42 @@ fn the_operator_is_told_by_the_alert_command() {
     wait_for("the alert", Duration::from_secs(30), || {
         said().contains(&format!("degraded|home|{}|", pool.mirror(1).display()))
     });
+}
+
+#[test]
+fn a_new_mirror_tells_what_happened_before_it_came() {
+    let (mut pool, _, places) = scene();
+    damage_block(&pool, &places, 0, 3, &[1]);
+    damage_block(&pool, &places, 1, 5, &[0, 1]);
+    pool.mount();
+    read_all(&pool);
+    let before = events(&pool, &[]);
+    assert!(!before.is_empty());
+    let new = pool.scratch().join("new");
+    fs::create_dir(&new).expect("mkdir");
+    let arguments = ["mirror", "add", "--wait"].map(std::ffi::OsStr::new);
+    let output = mendfs(
+        arguments
+            .into_iter()
+            .chain([new.as_os_str(), pool.mnt().as_os_str()]),
+    );
+    // A pool with damage is not healthy, whatever is added.
+    assert!(
+        matches!(output.status.code(), Some(0 | 1)),
+        "{}",
+        text(&output)
+    );
+    pool.umount();
+    let mut alone = Pool::of(common::scratch(), vec![new]);
+    alone.mount();
+    let after = events(&alone, &[]);
+    for event in before.iter().filter(|event| event["event"] == "damage") {
+        assert!(after.contains(event), "{event}\n{after:?}");
+    }
+    assert_eq!(run(&alone, &["status"]).0, Some(1));
+    assert!(
+        run(&alone, &["status", "-v"])
+            .1
+            .contains("/deleted: 4096 bytes at 20480")
+    );
 }

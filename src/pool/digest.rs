@@ -805,4 +805,22 @@ mod tests {
             "found good on every mirror"
         );
     }
+
+    #[test]
+    fn a_status_waits_neither_for_the_ledger_nor_for_a_checkpoint() {
+        let scene = Scene::new();
+        let vfs = scene.mount();
+        let ino = file(&vfs, "f", 4);
+        scene.flip(&vfs, ino, 2, &["a", "b"]);
+        assert!(!read(&vfs, ino, 2));
+        let pool = Arc::clone(vfs.pool());
+        let (_ledger, _checkpoint) = (pool.incidents.ledger.lock(), pool.checkpointing.between());
+        let (tell, told) = std::sync::mpsc::channel();
+        let other = Arc::clone(&pool);
+        std::thread::spawn(move || tell.send(other.status()));
+        let status = told
+            .recv_timeout(Duration::from_secs(20))
+            .expect("an answer");
+        assert_eq!(status.state, PoolState::Damaged, "with what was just found");
+    }
 }

@@ -111,10 +111,10 @@ mod tests {
     fn a_family_has_help_type_and_escaped_labels() {
         let mut text = Text::new("p");
         text.family("mirror_size_bytes", Kind::Gauge, "Size.");
-        text.sample(&[("mirror", "/a\"b\\c\nd"), ("x", "y")], 7);
+        text.sample(&[("mirror", "/a\"b\\c\nd")], 7);
         let expected = "# HELP mendfs_mirror_size_bytes Size.\n\
                         # TYPE mendfs_mirror_size_bytes gauge\n\
-                        mendfs_mirror_size_bytes{pool=\"p\",mirror=\"/a\\\"b\\\\c\\nd\",x=\"y\"} 7\n";
+                        mendfs_mirror_size_bytes{pool=\"p\",mirror=\"/a\\\"b\\\\c\\nd\"} 7\n";
         assert_eq!(text.finish(), expected);
     }
 
