@@ -306,6 +306,7 @@ fn metrics_are_what_promtool_and_the_rules_and_the_dashboard_expect() {
     for arguments in [
         ["check", "rules", "alerts.yml"],
         ["test", "rules", "alerts_test.yml"],
+        ["test", "rules", "scrub_test.yml"],
     ] {
         let output = Command::new("promtool")
             .args(arguments)

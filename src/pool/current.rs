@@ -203,6 +203,20 @@ impl Current {
         range.map(|((_, at), block)| (*at, block.clone())).collect()
     }
 
+    /// Lost blocks that lie in a range of a segment: inode, and offset in the file.
+    pub(super) fn lost_at(
+        &self,
+        segment: SegmentNo,
+        range: Range<u32>,
+    ) -> Vec<(Ino, (u64, LostBlock))> {
+        let errors = self.errors.lock();
+        let inside = |block: &LostBlock| block.segment == segment && range.contains(&block.at);
+        let found = errors.lost.iter().filter(|(_, block)| inside(block));
+        found
+            .map(|((ino, offset), block)| (*ino, (*offset, block.clone())))
+            .collect()
+    }
+
     /// The last path known of a damaged file.
     pub(super) fn path(&self, ino: Ino) -> Option<String> {
         self.errors.lock().paths.get(&ino).cloned()

@@ -6,7 +6,7 @@
 //! ledger, does it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use super::commit::Pool;
@@ -367,6 +367,18 @@ impl Pool {
                 self.settle(ino, &lost(), "readable");
             }
         }
+    }
+
+    /// Every online mirror has good bytes in this range of a segment, where anything is live.
+    pub(super) fn segment_is_good(&self, segment: SegmentNo, range: Range<u32>) {
+        if !self.incidents.current.any() {
+            return;
+        }
+        for (ino, block) in self.incidents.current.lost_at(segment, range.clone()) {
+            self.readable(ino, block.0, block.1.len);
+        }
+        let len = u64::from(range.end.saturating_sub(range.start));
+        self.all_good(FileName::Segment(segment), u64::from(range.start), len);
     }
 
     /// Every online mirror has good bytes in this range of a file of theirs.

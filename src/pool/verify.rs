@@ -57,8 +57,7 @@ impl Pool {
             self.readable(ino, offset, u64::from(row.stored));
         }
         if lost.is_empty() && bad == 0 {
-            let file = FileName::Segment(segment);
-            self.all_good(file, u64::from(at), u64::from(row.stored));
+            self.segment_is_good(segment, at..at.saturating_add(row.stored));
         }
         let lost = lost
             .into_iter()
