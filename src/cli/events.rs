@@ -162,7 +162,10 @@ fn describe(what: &What) -> (&str, String) {
             how,
         } => {
             let blocks = blocks(*count);
-            let of = subject(path.as_deref(), *inode);
+            let of = match (path, inode) {
+                (None, None) => "many files".to_owned(),
+                (path, inode) => subject(path.as_deref(), *inode),
+            };
             let how = match how.as_str() {
                 "replaced" => "overwritten or deleted",
                 "readable" => "a good copy was found again",

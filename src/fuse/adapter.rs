@@ -41,6 +41,8 @@ const MAX_REQUEST: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// Threads that may wait for a sync at the same time.
 const SYNC_THREADS: usize = 32;
+/// Threads that may wait for the ledger at the same time.
+const REPORT_THREADS: usize = 2;
 /// Most bytes that one `copy_file_range` request copies; the kernel or its caller asks again.
 const MAX_COPY: u64 = 1 << 30;
 
@@ -70,6 +72,8 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
     blocking: Blocking,
+    /// Makes reports that wait for a disk.
+    reports: Blocking,
     /// What the kernel can do of what we want.
     granted: InitFlags,
     /// The way to tell the kernel something unasked; there once there is a session.
@@ -82,6 +86,7 @@ impl Adapter {
         Adapter {
             vfs,
             blocking,
+            reports: Blocking::new(REPORT_THREADS),
             granted: InitFlags::empty(),
             notifier,
         }
@@ -136,10 +141,10 @@ impl Filesystem for Adapter {
         let parent = convert::ino(parent);
         let context = Context("lookup", parent);
         let _guard = context.guard(&self.vfs);
-        if vfs::is_control(parent) {
-            // A report may be read from a disk.
+        if vfs::is_control(parent) && vfs::waits_for_a_disk(name.as_bytes()) {
             let (vfs, name) = (Arc::clone(&self.vfs), name.to_owned());
-            return self.blocking.run(move || {
+            return self.reports.run(move || {
+                let _guard = context.guard(&vfs);
                 reply::entry(context, vfs.lookup(parent, name.as_bytes()), reply);
             });
         }

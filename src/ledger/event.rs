@@ -27,7 +27,7 @@ pub enum What {
     Fixed {
         /// Path of the file, if it has a name.
         path: Option<String>,
-        /// Its inode; none for metadata.
+        /// Its inode; none if many files are told of together.
         inode: Option<u64>,
         /// Blocks.
         count: u64,

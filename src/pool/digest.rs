@@ -30,6 +30,8 @@ const PATH_ROWS: usize = 2 << 20;
 const STATUS_PATH_ROWS: usize = 20_000;
 /// Incidents logged one by one at a time; the ledger has them all.
 const LOGGED_AT_ONCE: usize = 20;
+/// Files told one by one whose damage ended at the same time.
+const FIXED_TOLD: usize = 64;
 /// How long a status waits for another thread that is digesting; it then tells what is known.
 const STATUS_WAITS: Duration = Duration::from_millis(20);
 
@@ -49,6 +51,13 @@ struct Paths {
     known: BTreeMap<Ino, Option<Vec<u8>>>,
     /// Entries that may still be looked at.
     rows_left: usize,
+}
+
+/// Lost blocks of a file that are lost no more.
+struct Settled {
+    ino: Ino,
+    path: Option<String>,
+    count: u64,
 }
 
 /// A place in a file.
@@ -364,7 +373,8 @@ impl Pool {
             if !lost().is_empty() {
                 // What was replaced is not what was read.
                 self.current_lost(ino..=ino);
-                self.settle(ino, &lost(), "readable");
+                let fixed = self.settle(ino, &lost());
+                self.tell_fixed(fixed.into_iter().collect(), "readable");
             }
         }
     }
@@ -391,20 +401,32 @@ impl Pool {
         }
     }
 
-    /// Takes blocks off the list of what is lost, and tells so.
-    fn settle(&self, ino: Ino, blocks: &[(u64, LostBlock)], how: &str) {
+    /// Takes blocks off the list of what is lost: how many of them were on it.
+    fn settle(&self, ino: Ino, blocks: &[(u64, LostBlock)]) -> Option<Settled> {
         if blocks.is_empty() {
-            return;
+            return None;
         }
         let path = self.incidents.current.path(ino);
         let count = self.incidents.current.take_lost(ino, blocks);
-        if count > 0 {
+        (count > 0).then_some(Settled { ino, path, count })
+    }
+
+    /// Tells of files whose damage has ended; of many at once all together.
+    fn tell_fixed(&self, mut settled: Vec<Settled>, how: &str) {
+        let rest = settled.split_off(settled.len().min(FIXED_TOLD));
+        let note = |path, inode, count| {
             self.incidents.note(What::Fixed {
                 path,
-                inode: Some(ino.0),
+                inode,
                 count,
                 how: how.to_owned(),
             });
+        };
+        for file in settled {
+            note(file.path, Some(file.ino.0), file.count);
+        }
+        if !rest.is_empty() {
+            note(None, None, rest.iter().map(|file| file.count).sum());
         }
     }
 
@@ -418,7 +440,7 @@ impl Pool {
         for ((ino, offset), block) in self.incidents.current.lost_of(of) {
             files.entry(ino).or_default().push((offset, block));
         }
-        let mut current = BTreeMap::new();
+        let (mut current, mut settled) = (BTreeMap::new(), Vec::new());
         for (ino, blocks) in files {
             // One scan of the file's rows, however many of its blocks are lost.
             let end = blocks.last().map_or(0, |(offset, _)| offset + BLOCK_U64);
@@ -437,11 +459,12 @@ impl Pool {
                 })
             };
             let (still, gone): (Vec<_>, Vec<_>) = blocks.into_iter().partition(held);
-            self.settle(ino, &gone, "replaced");
+            settled.extend(self.settle(ino, &gone));
             if !still.is_empty() {
                 current.insert(ino, join(&still));
             }
         }
+        self.tell_fixed(settled, "replaced");
         current
     }
 
@@ -834,5 +857,34 @@ mod tests {
             .recv_timeout(Duration::from_secs(20))
             .expect("an answer");
         assert_eq!(status.state, PoolState::Damaged, "with what was just found");
+    }
+
+    #[test]
+    fn the_end_of_much_damage_is_no_flood_either() {
+        let scene = Scene::new();
+        let vfs = scene.mount();
+        let many = FIXED_TOLD as u64 + 10;
+        for number in 0..many {
+            let ino = file(&vfs, &format!("f{number}"), 1);
+            scene.flip(&vfs, ino, 0, &["a", "b"]);
+            assert!(!read(&vfs, ino, 0));
+        }
+        assert_eq!(vfs.pool().status().damaged.len() as u64, many);
+        for number in 0..many {
+            let name = format!("f{number}");
+            vfs.unlink(&ROOT, Ino::ROOT, name.as_bytes()).unwrap();
+        }
+        assert_eq!(vfs.pool().status().state, PoolState::Healthy);
+        let events = vfs.pool().events(10_000).into_iter();
+        let counts: Vec<u64> = events
+            .filter_map(|event| match event.what {
+                What::Fixed { count, .. } => Some(count),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            (counts.len(), counts.iter().sum::<u64>()),
+            (FIXED_TOLD + 1, many)
+        );
     }
 }

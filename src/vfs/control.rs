@@ -9,7 +9,7 @@
 //! To add a report: a line in `REPORTS` and an arm in `Vfs::report`; an attribute: in
 //! `ROOT_ATTRIBUTES` and `Vfs::control_attribute`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +46,8 @@ const REPORTS: [(&[u8], Ino, Report); 3] = [
 ];
 /// Not listed: with a number behind it, the events with that number and higher ones.
 const EVENTS_FROM: &[u8] = b"events.jsonl@";
+/// Bytes of reports kept for the kernel; the newest is kept whatever its size.
+const KEPT_MAX: usize = 32 << 20;
 /// Events in one report.
 const EVENTS_MAX: usize = 10_000;
 
@@ -64,14 +66,43 @@ const ROOT_ATTRIBUTES: [&[u8]; 4] = [STATUS, STATUS_JSON, MIRRORS, MIRRORS_JSON]
 struct Snapshot {
     references: u64,
     taken: Timestamp,
-    content: Arc<[u8]>,
+    size: usize,
+    /// None once it had to give way to newer ones.
+    content: Option<Arc<[u8]>>,
 }
 
-/// The reports that are being read.
+/// The reports that are being read. The kernel remembers names for longer than anybody reads.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     snapshots: Mutex<HashMap<Ino, Snapshot>>,
+    /// Numbers of the snapshots that have their content, oldest first, with the bytes of it.
+    kept: Mutex<VecDeque<(Ino, usize)>>,
     taken: AtomicU64,
+}
+
+impl Control {
+    /// Takes the content of old snapshots away while all of them have more than `KEPT_MAX` bytes.
+    fn make_room(&self, ino: Ino, size: usize) {
+        let mut kept = self.kept.lock();
+        kept.push_back((ino, size));
+        let mut snapshots = self.snapshots.lock();
+        kept.retain(|(ino, _)| snapshots.contains_key(ino));
+        let mut bytes: usize = kept.iter().map(|(_, size)| size).sum();
+        while bytes > KEPT_MAX && kept.len() > 1 {
+            let Some((oldest, size)) = kept.pop_front() else {
+                break;
+            };
+            bytes -= size;
+            if let Some(snapshot) = snapshots.get_mut(&oldest) {
+                snapshot.content = None;
+            }
+        }
+    }
+}
+
+/// Whether a report of this name is read from the ledger, which may wait for a disk.
+pub fn waits_for_a_disk(name: &[u8]) -> bool {
+    name.starts_with(b"events.jsonl")
 }
 
 /// Whether this inode number belongs to the control directory or a file in it. The kernel must not
@@ -129,16 +160,19 @@ impl Vfs {
     fn take(&self, report: Report) -> Result<Attr> {
         let content = self.report(report)?;
         let taken = self.pool.now();
+        let size = content.len();
         let snapshot = Snapshot {
             references: 1,
             taken,
-            content: content.into(),
+            size,
+            content: Some(content.into()),
         };
         // Counts round a range that no kernel can hold at once.
         let number = self.control.taken.fetch_add(1, Ordering::Relaxed) % (DIRECTORY.0 - FIRST);
         let ino = Ino(FIRST + number);
-        let attr = control_attr(ino, taken, snapshot.content.len());
+        let attr = control_attr(ino, taken, size);
         self.control.snapshots.lock().insert(ino, snapshot);
+        self.control.make_room(ino, size);
         Ok(attr)
     }
 
@@ -169,7 +203,7 @@ impl Vfs {
         }
         let snapshots = self.control.snapshots.lock();
         let snapshot = snapshots.get(&ino).ok_or(VfsError::Stale)?;
-        Ok(control_attr(ino, snapshot.taken, snapshot.content.len()))
+        Ok(control_attr(ino, snapshot.taken, snapshot.size))
     }
 
     fn content(&self, ino: Ino) -> Result<Arc<[u8]>> {
@@ -179,7 +213,7 @@ impl Vfs {
         let snapshots = self.control.snapshots.lock();
         snapshots
             .get(&ino)
-            .map(|snapshot| Arc::clone(&snapshot.content))
+            .and_then(|snapshot| snapshot.content.clone())
             .ok_or(VfsError::Stale)
     }
 

@@ -53,7 +53,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use control::is_control;
+pub use control::{is_control, waits_for_a_disk};
 pub use error::{Result, VfsError};
 pub use filesystem::Vfs;
 pub use metrics::Operation;

@@ -129,6 +129,9 @@ fn meaning(status: &PoolStatus) -> String {
             let all = status.mirrors.len();
             format!("Everything can be read, with {online} of {all} mirrors in sync.")
         }
+        PoolState::Damaged if status.damaged.is_empty() => {
+            "Metadata has no good copy on any mirror.".to_owned()
+        }
         PoolState::Damaged => {
             let files = status.damaged.len();
             let (verb, plural) = if files == 1 {

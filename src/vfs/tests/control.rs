@@ -180,6 +180,25 @@ fn a_file_tells_its_health() {
 }
 
 #[test]
+fn reports_that_nobody_forgets_do_not_grow_without_bound() {
+    let vfs = test_vfs();
+    let control = vfs.lookup(TOP, b".mendfs").unwrap().ino;
+    let first = vfs.lookup(control, b"metrics").unwrap();
+    assert_eq!(content(&vfs, first.ino).len() as u64, first.size);
+    let mut bytes = first.size;
+    while bytes <= 33 << 20 {
+        bytes += vfs.lookup(control, b"metrics").unwrap().size;
+    }
+    let mut out = Vec::new();
+    assert_eq!(errno(vfs.read(first.ino, 0, 10, &mut out)), Errno::ESTALE);
+    vfs.getattr(first.ino).unwrap();
+    let last = vfs.lookup(control, b"metrics").unwrap();
+    assert_eq!(content(&vfs, last.ino).len() as u64, last.size);
+    vfs.forget(first.ino, 1);
+    assert_eq!(errno(vfs.getattr(first.ino)), Errno::ESTALE);
+}
+
+#[test]
 fn metrics_tell_operations_bytes_and_damage_in_the_format_of_prometheus() {
     let vfs = test_vfs();
     let f = file(&vfs, TOP, "secret-name");
