@@ -872,7 +872,9 @@ mod tests {
         assert_eq!(vfs.pool().status().damaged.len() as u64, many);
         for number in 0..many {
             let name = format!("f{number}");
+            let ino = vfs.lookup(Ino::ROOT, name.as_bytes()).unwrap().ino;
             vfs.unlink(&ROOT, Ino::ROOT, name.as_bytes()).unwrap();
+            vfs.forget(ino, 2);
         }
         assert_eq!(vfs.pool().status().state, PoolState::Healthy);
         let events = vfs.pool().events(10_000).into_iter();
