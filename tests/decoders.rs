@@ -108,7 +108,7 @@ fn superblock(rng: &mut Rng, algorithm: Algorithm) -> Superblock {
         ][usize::from(n) % 4],
         epoch: Epoch(u64::from(n)),
         lsn: Lsn(7),
-        replaces: (n > 1 && n % 3 == 0).then_some(Uuid([1; 16])),
+        replaces: (n > 1 && n.is_multiple_of(3)).then_some(Uuid([1; 16])),
     };
     Superblock {
         compat: rng.number(),

@@ -26,6 +26,10 @@ pub(super) enum Command {
     Mirror(MirrorArgs),
     /// Verify everything in a mounted pool, and heal it
     Scrub(ScrubArgs),
+    /// Tell what happened to a mounted pool
+    Events(EventsArgs),
+    /// Save what can be read of a damaged file
+    Salvage(SalvageArgs),
     /// Check a pool that is not mounted
     Check(CheckArgs),
 }
@@ -177,6 +181,20 @@ pub(super) struct UmountArgs {
 /// Arguments of `mendfs status`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
+    /// List every damaged file with its ranges, and the details of journal and recovery
+    #[arg(long, short)]
+    pub(super) verbose: bool,
+    /// Show it again every so many seconds, 2 by default
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "2",
+        require_equals = true,
+        conflicts_with = "json",
+        value_parser = clap::value_parser!(u32).range(1..=86_400)
+    )]
+    pub(super) watch: Option<u32>,
     /// Print everything as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -312,6 +330,43 @@ pub(super) struct ScrubTarget {
     /// Where the pool is mounted
     #[arg(value_name = "MOUNTPOINT")]
     pub(super) mount_point: PathBuf,
+}
+
+/// Arguments of `mendfs events`.
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    /// Go on and print what happens from now on
+    #[arg(long, short)]
+    pub(super) follow: bool,
+    /// Only what happened since then: 90s, 15m, 1h, 2d, a date, or a time as in RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = super::when::since)]
+    pub(super) since: Option<i64>,
+    /// Only the newest so many
+    #[arg(long, short = 'n', value_name = "NUMBER")]
+    pub(super) limit: Option<usize>,
+    /// Print each event as one line of JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where the pool is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(super) mount_point: PathBuf,
+}
+
+/// Arguments of `mendfs salvage`.
+#[derive(Debug, Args)]
+pub(super) struct SalvageArgs {
+    /// Overwrite OUT if it is there
+    #[arg(long, short)]
+    pub(super) force: bool,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The damaged file
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Where to put what can be read of it
+    #[arg(value_name = "OUT")]
+    pub(super) out: PathBuf,
 }
 
 /// Arguments of `mendfs check` and fsck.mendfs.

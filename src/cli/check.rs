@@ -147,9 +147,10 @@ fn behind(pool: &Pool) -> Vec<String> {
 fn bring_up_to_date(pool: &Arc<Pool>, talk: bool) -> Result<Vec<String>, Failure> {
     let mut resync = Resync::new(Arc::clone(pool));
     let mut progress = None;
-    while let Some(_) = resync
+    while resync
         .step()
         .map_err(|error| Failure::Failed(error.to_string()))?
+        .is_some()
     {
         if let Some(at) = pool.status().resync {
             progress

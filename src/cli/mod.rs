@@ -12,11 +12,13 @@
 //! `outcome` exit codes and the JSON envelope; `daemon` and `logging` are what becoming a
 //! server takes. Errors are one sentence on stderr.
 
+mod alert;
 mod args;
 mod attribute;
 mod check;
 mod daemon;
 mod engine;
+mod events;
 mod format;
 mod logging;
 mod mirror;
@@ -25,10 +27,12 @@ mod mountinfo;
 mod options;
 mod outcome;
 mod progress;
+mod salvage;
 mod scrub;
 mod source;
 mod status;
 mod umount;
+mod when;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -63,6 +67,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Command::Status(args) => status::run(args),
                 Command::Mirror(args) => mirror::run(args),
                 Command::Scrub(args) => scrub::run(args),
+                Command::Events(args) => events::run(&args),
+                Command::Salvage(args) => salvage::run(&args),
                 Command::Check(args) => check::run(args),
             })
         }

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
+use super::alert::Alerts;
 use super::args::{HelperArgs, MountArgs};
 use super::daemon::{self, Readiness};
 use super::engine;
@@ -104,9 +105,7 @@ fn remount(mount_point: &Path, options: &Options, fake: bool) -> Result<ExitCode
         ..Options::default()
     };
     if *options != fresh {
-        eprintln!(
-            "note: commit, cache, degraded and scrub_* stay as they are until the next mount"
-        );
+        eprintln!("note: what the pool was opened with stays as it is until the next mount");
     }
     if !fake {
         let flags = options.flags | MsFlags::MS_REMOUNT;
@@ -121,6 +120,7 @@ impl Plan {
     fn new(source: &OsString, mount_point: &Path, options: Options) -> Result<Plan, Failure> {
         let directories = source::resolve(&source::parse(source)?)?;
         let mount_point = resolve_mount_point(mount_point)?;
+        options.alerts.check()?;
         for directory in &directories {
             if mount_point.starts_with(directory) {
                 return Err(Failure::Usage(format!(
@@ -190,7 +190,12 @@ fn serve(plan: &Plan, readiness: &mut Readiness) -> Result<(), Failure> {
     become_io_flusher();
     let signals = block_signals()?;
     let (vfs, keeper) = open(plan)?;
+    let alerts = Alerts::start(vfs.pool(), &plan.options.alerts, &plan.mount_point)
+        .inspect_err(|error| log::error!("there will be no alerts: {error}"));
     let served = mount_and_serve(plan, &vfs, signals, readiness);
+    if let Ok(Some(alerts)) = alerts {
+        alerts.stop();
+    }
     keeper.stop();
     // Also after a failure: what was acknowledged must be on the disks before the process ends.
     let closed = vfs

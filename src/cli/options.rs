@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::mount::MsFlags;
 
+use super::alert::{self, AlertSettings};
 use super::outcome::Failure;
 use crate::pool::parse_rate;
 use crate::services::ScrubOptions;
@@ -50,6 +51,8 @@ pub(super) struct Options {
     pub(super) resync_rate: Option<u64>,
     /// When and how fast the pool is scrubbed.
     pub(super) scrub: ScrubOptions,
+    /// Who is told what.
+    pub(super) alerts: AlertSettings,
 }
 
 impl Default for Options {
@@ -64,6 +67,7 @@ impl Default for Options {
             read: None,
             resync_rate: None,
             scrub: ScrubOptions::default(),
+            alerts: AlertSettings::default(),
         }
     }
 }
@@ -123,6 +127,7 @@ impl Options {
             ("degraded" | "nodegraded", Some(_)) => {
                 return Err(Failure::Usage(format!("option \"{name}\" takes no value")));
             }
+            (name, value) if alert::NAMES.contains(&name) => self.alerts.set(name, value)?,
             ("remount", None) => self.remount = true,
             // Notes of other programs in fstab.
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
@@ -272,7 +277,7 @@ fn commit(value: &str) -> Result<Commit, Failure> {
 }
 
 /// A time in whole milliseconds ("500ms") or seconds ("5s", or "5" as other filesystems have it).
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     if let Some(number) = text.strip_suffix("ms") {
         return number.parse().ok().map(Duration::from_millis);
     }
@@ -359,6 +364,7 @@ fn unknown(option: &str) -> Failure {
     let mut close: Vec<(usize, &str)> = OWN
         .iter()
         .copied()
+        .chain(alert::NAMES)
         .chain(GENERIC.iter().map(|(known, _)| *known))
         .map(|known| (distance(name, known), known))
         .filter(|(distance, known)| *distance <= 2.min(known.len() / 2))

@@ -304,18 +304,17 @@ impl Superblock {
         }
         from.bytes((MAX_MIRRORS - count) * MEMBER_LEN)?;
         let replaces: [u8; MAX_MIRRORS] = from.array()?;
-        for (at, number) in replaces.into_iter().enumerate().take(count) {
+        let uuids: Vec<Uuid> = members.iter().map(|member| member.uuid).collect();
+        for (member, number) in members.iter_mut().zip(replaces) {
             let other = usize::from(number).checked_sub(1);
-            let other = other
-                .and_then(|other| members.get(other))
-                .map(|member| member.uuid);
-            if number != 0 && (other.is_none() || usize::from(number) == at + 1) {
+            member.replaces = other.and_then(|other| uuids.get(other)).copied();
+            let itself = member.replaces == Some(member.uuid);
+            if number != 0 && (member.replaces.is_none() || itself) {
                 return Err(FormatError::Field {
                     field: "member to replace",
                     value: number.into(),
                 });
             }
-            members[at].replaces = other;
         }
         let written = from.i64()?;
         Ok(Superblock {

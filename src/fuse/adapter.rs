@@ -41,6 +41,8 @@ const MAX_REQUEST: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// Threads that may wait for a sync at the same time.
 const SYNC_THREADS: usize = 32;
+/// Threads that may wait for the ledger at the same time.
+const REPORT_THREADS: usize = 2;
 /// Most bytes that one `copy_file_range` request copies; the kernel or its caller asks again.
 const MAX_COPY: u64 = 1 << 30;
 
@@ -70,6 +72,8 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
     blocking: Blocking,
+    /// Makes reports that wait for a disk.
+    reports: Blocking,
     /// What the kernel can do of what we want.
     granted: InitFlags,
     /// The way to tell the kernel something unasked; there once there is a session.
@@ -82,6 +86,7 @@ impl Adapter {
         Adapter {
             vfs,
             blocking,
+            reports: Blocking::new(REPORT_THREADS),
             granted: InitFlags::empty(),
             notifier,
         }
@@ -135,7 +140,14 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let parent = convert::ino(parent);
         let context = Context("lookup", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
+        if vfs::is_control(parent) && vfs::waits_for_a_disk(name.as_bytes()) {
+            let (vfs, name) = (Arc::clone(&self.vfs), name.to_owned());
+            return self.reports.run(move || {
+                let _guard = context.guard(&vfs);
+                reply::entry(context, vfs.lookup(parent, name.as_bytes()), reply);
+            });
+        }
         // "." and ".." come only for a file handle of an NFS client that the kernel no longer
         // knows.
         let result = match name.as_bytes() {
@@ -158,14 +170,14 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let ino = convert::ino(ino);
-        let _guard = Context("forget", ino).guard();
+        let _guard = Context("forget", ino).guard(&self.vfs);
         self.vfs.forget(ino, count);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let ino = convert::ino(ino);
         let context = Context("getattr", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         reply::attr(context, self.vfs.getattr(ino), reply);
     }
 
@@ -189,7 +201,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("setattr", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let owner_changes = uid.is_some() || gid.is_some();
         // A request that names nothing is what the kernel leaves of its own attempt to clear them.
         // It also comes from one who may keep them, if the file has a capability to be taken away.
@@ -223,7 +235,7 @@ impl Filesystem for Adapter {
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         let ino = convert::ino(ino);
         let context = Context("readlink", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         match self.vfs.readlink(ino) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.fail(context, &error),
@@ -242,7 +254,7 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("mknod", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let caller = caller(request, umask);
         let result = self.vfs.mknod(&caller, parent, name.as_bytes(), mode, rdev);
         reply::entry(context, result, reply);
@@ -259,7 +271,7 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("mkdir", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let result = self
             .vfs
             .mkdir(&caller(request, umask), parent, name.as_bytes(), mode);
@@ -269,7 +281,7 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = convert::ino(parent);
         let context = Context("unlink", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         reply::empty(
             context,
             self.vfs
@@ -281,7 +293,7 @@ impl Filesystem for Adapter {
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = convert::ino(parent);
         let context = Context("rmdir", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         reply::empty(
             context,
             self.vfs.rmdir(&caller(request, 0), parent, name.as_bytes()),
@@ -299,7 +311,7 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("symlink", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let target = target.as_os_str().as_bytes();
         let result = self
             .vfs
@@ -319,7 +331,7 @@ impl Filesystem for Adapter {
     ) {
         let (parent, new_parent) = (convert::ino(parent), convert::ino(new_parent));
         let context = Context("rename", parent);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
         let caller = caller(request, 0);
         let result = self
@@ -338,7 +350,7 @@ impl Filesystem for Adapter {
     ) {
         let (ino, new_parent) = (convert::ino(ino), convert::ino(new_parent));
         let context = Context("link", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let result = self
             .vfs
             .link(&caller(request, 0), ino, new_parent, new_name.as_bytes());
@@ -381,7 +393,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("read", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         READ_BUFFER.with_borrow_mut(|buffer| {
             match self.vfs.read(ino, offset, size as usize, buffer) {
                 Ok(()) => reply.data(buffer),
@@ -404,7 +416,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("write", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let result = self
             .vfs
@@ -453,7 +465,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("readdir", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let result = self.vfs.readdir(ino, cookie, &mut |item| {
             let name = OsStr::from_bytes(item.name);
             !reply.add(
@@ -479,7 +491,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("readdirplus", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         match listing::fill_plus(&self.vfs, ino, cookie, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.fail(context, &error),
@@ -499,7 +511,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let context = Context("statfs", convert::ino(ino));
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         match self.vfs.statfs() {
             Ok(stat) => reply.statfs(
                 stat.blocks,
@@ -527,7 +539,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("setxattr", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let caller = caller(request, 0);
         let flags = flags.cast_unsigned();
         reply::empty(
@@ -548,7 +560,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("getxattr", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let result = self.vfs.getxattr(&caller(request, 0), ino, name.as_bytes());
         reply::xattr(context, result, size, reply);
     }
@@ -556,7 +568,7 @@ impl Filesystem for Adapter {
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let ino = convert::ino(ino);
         let context = Context("listxattr", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         reply::xattr(
             context,
             self.vfs.listxattr(&caller(request, 0), ino),
@@ -568,7 +580,7 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let ino = convert::ino(ino);
         let context = Context("removexattr", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let result = self
             .vfs
             .removexattr(&caller(request, 0), ino, name.as_bytes());
@@ -587,7 +599,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("fallocate", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let result = self
             .clear_set_id(request, ino)
             .and_then(|()| self.vfs.fallocate(ino, offset, length, mode));
@@ -605,7 +617,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("lseek", ino);
-        let _guard = context.guard();
+        let _guard = context.guard(&self.vfs);
         let Some(target) = Target::of(whence) else {
             return reply.error(Errno::EINVAL);
         };
@@ -619,7 +631,7 @@ impl Filesystem for Adapter {
         // Not here: the kernel's writes in answer to the notification come to the event loops.
         let (vfs, notifier) = (Arc::clone(&self.vfs), Arc::clone(&self.notifier));
         self.blocking.run(move || {
-            let _guard = context.guard();
+            let _guard = context.guard(&vfs);
             seek::write_out(&notifier, ino, doubtful);
             reply::offset(context, vfs.lseek(ino, offset, target.whence()), reply);
         });
@@ -646,7 +658,7 @@ impl Filesystem for Adapter {
         let vfs = Arc::clone(&self.vfs);
         // Up to a gigabyte may have to be read and written.
         self.blocking.run(move || {
-            let _guard = context.guard();
+            let _guard = context.guard(&vfs);
             let result = vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY));
             reply::written(context, result, reply);
         });
@@ -690,7 +702,7 @@ impl Adapter {
         let context = Context(operation, ino);
         let vfs = Arc::clone(&self.vfs);
         self.blocking.run(move || {
-            let _guard = context.guard();
+            let _guard = context.guard(&vfs);
             reply::empty(context, vfs.fsync(ino, data_only), reply);
         });
     }

@@ -3,7 +3,7 @@
 //! An error that means damage (EIO) is logged here, once, with operation and inode; errors that
 //! answer the caller's own question (ENOENT, EEXIST, ENOSPC and the like) are not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, Generation, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
@@ -12,7 +12,7 @@ use fuser::{
 
 use super::convert;
 use crate::format::Ino;
-use crate::vfs::{self, Attr, VfsError};
+use crate::vfs::{self, Attr, Operation, Vfs, VfsError};
 
 /// How long the kernel may believe what we told it. It makes every change itself, so this bounds
 /// nothing but our own mistakes.
@@ -42,24 +42,42 @@ impl Context {
     }
 
     /// A guard for the length of the operation; see the module's text on panics.
-    pub(super) fn guard(self) -> AbortOnPanic {
-        AbortOnPanic(self)
+    pub(super) fn guard(self, vfs: &Vfs) -> Guard<'_> {
+        Guard {
+            context: self,
+            start: Instant::now(),
+            vfs,
+        }
     }
 }
 
-pub(super) struct AbortOnPanic(Context);
+/// Held while an operation runs and is replied to: ends the process if it panics, and tells how
+/// long it took.
+pub(super) struct Guard<'v> {
+    context: Context,
+    start: Instant,
+    vfs: &'v Vfs,
+}
 
-impl Drop for AbortOnPanic {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
+        let Context(operation, ino) = self.context;
         if std::thread::panicking() {
-            log::error!(
-                "{} of inode {} panicked: mendfs stops here",
-                self.0.0,
-                self.0.1
-            );
+            log::error!("{operation} of inode {ino} panicked: mendfs stops here");
             log::logger().flush();
             std::process::abort();
         }
+        let class = match operation {
+            "read" => Operation::Read,
+            "write" => Operation::Write,
+            "lookup" | "readlink" | "forget" => Operation::Lookup,
+            "getattr" | "getxattr" | "listxattr" | "statfs" | "lseek" => Operation::Attributes,
+            "readdir" | "readdirplus" => Operation::Directory,
+            "fsync" | "fsyncdir" => Operation::Sync,
+            "copy_file_range" => Operation::Copy,
+            _ => Operation::Change,
+        };
+        self.vfs.took(class, self.start.elapsed());
     }
 }
 

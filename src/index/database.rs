@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
@@ -60,6 +61,8 @@ pub struct Index {
     table: RwLock<Table>,
     database: redb::Database,
     store: Arc<PageStore>,
+    /// Rows and ranges asked for.
+    lookups: AtomicU64,
 }
 
 impl std::fmt::Debug for Index {
@@ -153,6 +156,7 @@ impl Index {
             table,
             database,
             store,
+            lookups: AtomicU64::new(0),
         })
     }
 
@@ -161,6 +165,7 @@ impl Index {
     /// # Errors
     /// [`IndexError::Database`] if a page is damaged on every mirror.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, IndexError> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         if let Some(changed) = self.overlay.read().get(key) {
             return Ok(changed.cloned());
         }
@@ -233,6 +238,7 @@ impl Index {
         if from >= to || limit == 0 {
             return Ok(Vec::new());
         }
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         // The overlay stays locked so that its rows and the table's are of one moment.
         let overlay = self.overlay.read();
         let table = self.table.read();
@@ -280,6 +286,11 @@ impl Index {
             }
         }
         Ok(rows)
+    }
+
+    /// How often rows were asked for, and how many pages were read from a mirror for that.
+    pub fn reads(&self) -> (u64, u64) {
+        (self.lookups.load(Ordering::Relaxed), self.store.reads())
     }
 
     /// Makes changes visible. The caller has put them into the journal in the same order.

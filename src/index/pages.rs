@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -47,6 +48,8 @@ pub(super) struct PageStore {
     /// finds room.
     reserve: u64,
     shared: RwLock<Shared>,
+    /// Pages read from a mirror, for monitoring.
+    reads: AtomicU64,
 }
 
 impl PageStore {
@@ -72,7 +75,13 @@ impl PageStore {
             algorithm,
             reserve,
             shared: RwLock::new(shared),
+            reads: AtomicU64::new(0),
         }
+    }
+
+    /// Pages read from a mirror.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// What is about to be written, for the journal.
@@ -305,6 +314,7 @@ impl PageStore {
             offset: u64::from(first) * BLOCK_U64,
         };
         let pages = (out.len() / BLOCK) as u32;
+        self.reads.fetch_add(u64::from(pages), Ordering::Relaxed);
         if let Some(page) =
             (first..first + pages).find(|page| shared.sums.get(*page).generation == 0)
         {

@@ -17,7 +17,8 @@ use super::repair::{Incident, RepairQueue};
 use crate::backing::{Backing, FileName, Space};
 use crate::format::{Lsn, Superblock, Uuid};
 
-/// Number of a mirror in an open pool. A mirror that comes back keeps it; it is not given out again.
+/// Number of a mirror in an open pool. A mirror that comes back keeps it; it is never given out
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MirrorId(pub u8);
 

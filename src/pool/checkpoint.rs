@@ -63,16 +63,21 @@ struct Signal {
     served: bool,
     wanted: bool,
     finished: i64,
+    /// LSN of the last one that is done.
+    lsn: u64,
 }
 
 impl Checkpointing {
-    pub(super) fn new(generation: u64) -> Checkpointing {
+    pub(super) fn new(done: CheckpointRef) -> Checkpointing {
         Checkpointing {
             state: Mutex::new(State {
-                generation,
+                generation: done.generation,
                 running: None,
             }),
-            signal: Mutex::default(),
+            signal: Mutex::new(Signal {
+                lsn: done.lsn.0,
+                ..Signal::default()
+            }),
             changed: Condvar::new(),
         }
     }
@@ -94,6 +99,12 @@ impl Checkpointing {
     pub(super) fn finished(&self) -> Option<i64> {
         let finished = self.signal.lock().finished;
         (finished != 0).then_some(finished)
+    }
+
+    /// LSN of the last one that is done. Unlike the superblock this can be asked for while a mirror
+    /// is being written.
+    pub(super) fn done(&self) -> u64 {
+        self.signal.lock().lsn
     }
 
     /// Why space is refused although the mirrors may have some.
@@ -212,7 +223,10 @@ impl Pool {
     /// [`PoolError::Failed`] if no mirror is left or the index could not be written.
     pub fn checkpoint(&self) -> Result<()> {
         let mut state = self.checkpointing.state.lock();
-        let outcome = self.usable().and_then(|()| self.drive(&mut state));
+        let outcome = self.usable().and_then(|()| {
+            let timed = &self.timed.checkpoints;
+            timed.time(|| self.drive(&mut state))
+        });
         let mut signal = self.checkpointing.signal.lock();
         signal.attempts += 1;
         signal.blocked = match &outcome {
@@ -252,6 +266,7 @@ impl Pool {
         }))?;
         self.journal.set_tail(tail);
         state.running = None;
+        self.checkpointing.signal.lock().lsn = reference.lsn.0;
         let freed = std::mem::take(&mut self.committed.lock().freezing);
         self.incidents
             .freed(freed.into_values().flatten().collect());
@@ -352,8 +367,7 @@ impl Pool {
             }
         }
         while self.mirrors.repair_step(usize::MAX) > 0 {}
-        self.record_incidents();
-        self.incidents.flush();
+        self.flush_ledger();
         Ok(())
     }
 

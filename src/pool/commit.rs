@@ -11,6 +11,7 @@ use super::error::{PoolError, Result};
 use super::incidents::Incidents;
 use super::load::Load;
 use super::locks::InodeLocks;
+use super::metrics::Timed;
 use super::open::{CommitMode, OpenOptions};
 use super::orders::Orders;
 use super::progress::monotonic;
@@ -99,6 +100,7 @@ pub struct Pool {
     pub(super) locks: InodeLocks,
     pub(super) committed: Mutex<Committed>,
     pub(super) checkpointing: Checkpointing,
+    pub(super) timed: Timed,
     pub(super) recovery: RecoveryReport,
     /// Unlinked or half truncated files that were finished at mount.
     pub(super) orphans: AtomicU64,
@@ -160,7 +162,8 @@ impl Pool {
             incidents: parts.incidents,
             locks: InodeLocks::default(),
             committed: Mutex::new(committed),
-            checkpointing: Checkpointing::new(superblock.checkpoint.generation),
+            checkpointing: Checkpointing::new(superblock.checkpoint),
+            timed: Timed::default(),
             recovery: parts.recovery,
             orphans: AtomicU64::new(0),
             next_ino: AtomicU64::new(parts.next_ino.0),
@@ -349,7 +352,7 @@ impl Pool {
             drop(leader);
             // Also when it panics: the others must not wait for ever.
             let _leading = Leading(&self.group);
-            self.sync_once()?;
+            self.timed.syncs.time(|| self.sync_once())?;
         }
     }
 

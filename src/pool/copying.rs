@@ -1,4 +1,4 @@
-//! What a service needs of the pool to bring a mirror up to date: what it lacks, and how to copy it.
+//! What a service needs of the pool to bring a mirror up to date: what it lacks, how to copy it.
 
 use std::io;
 use std::ops::Range;
@@ -186,7 +186,8 @@ impl Pool {
         let mut total = Copied::default();
         let end = self.segment_end(segment)?;
         let mut at = 0;
-        for live in self.copied_ranges(segment)?.into_iter().chain([end..end]) {
+        let live = self.copied_ranges(segment)?.into_iter();
+        for live in live.chain(std::iter::once(end..end)) {
             if at < live.start.min(end) {
                 let (offset, len) = (u64::from(at), u64::from(live.start.min(end) - at));
                 let copied = self.mirrors.match_gap(target, file, offset, len);

@@ -267,7 +267,11 @@ impl Pool {
         out: &mut [u8],
     ) -> Result<()> {
         self.usable()?;
-        self.segments.read(row, first, out).map_err(|bad| {
+        let read = self.segments.read(row, first, out);
+        if read.is_ok() {
+            self.readable(ino, offset + (first * BLOCK) as u64, out.len() as u64);
+        }
+        read.map_err(|bad| {
             let start = bad.first().map_or(0, |bad| bad.block);
             let run = bad
                 .iter()

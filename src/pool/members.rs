@@ -268,8 +268,8 @@ impl Pool {
         }
     }
 
-    /// Lets a mirror receive what is written from now on. Between checkpoints: it gets each from its
-    /// beginning or not at all.
+    /// Lets a mirror receive what is written from now on. Between checkpoints: it gets each from
+    /// its beginning or not at all.
     fn take_in(&self, newcomer: Newcomer, aside: bool) -> MemberResult<MirrorId> {
         let _between = self.checkpointing.between().ok_or(MemberError::Busy)?;
         let label = newcomer.label.clone();

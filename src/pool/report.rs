@@ -13,16 +13,17 @@ use crate::mirrors;
 impl Pool {
     /// Everything about the pool at this moment.
     pub fn status(&self) -> PoolStatus {
-        self.record_incidents();
+        self.digest_soon();
         let damaged = self.damaged_files();
-        let lost_metadata = self.damaged_metadata();
         let all = self.mirrors.all();
         let mirrors: Vec<_> = all.iter().map(|mirror| mirror_status(mirror)).collect();
+        let lost_metadata = self.incidents.current.metadata();
+        let unrepaired = self.incidents.current.failed_count();
         let state = if self.failure().is_some() {
             PoolState::Failed
         } else if !damaged.is_empty() || !lost_metadata.is_empty() {
             PoolState::Damaged
-        } else if self.mirrors.degraded() {
+        } else if self.mirrors.degraded() || unrepaired > 0 {
             PoolState::Degraded
         } else {
             PoolState::Healthy
@@ -36,7 +37,7 @@ impl Pool {
             read_only: self.read_only(),
             checksum: self.algorithm().name().to_owned(),
             format_version: FORMAT_VERSION,
-            actions: self.actions(&mirrors, &lost_metadata, !damaged.is_empty()),
+            actions: self.actions(&mirrors, &lost_metadata, !damaged.is_empty(), unrepaired),
             server: Some(ServerStatus {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,7 +57,7 @@ impl Pool {
                 durable_lsn: self.journal.synced().0 + 1,
             },
             checkpoint: CheckpointStatus {
-                lsn: self.mirrors.superblock().checkpoint.lsn.0,
+                lsn: self.checkpointing.done(),
                 finished: self.checkpointing.finished(),
                 dirty_rows: self.index.overlay_size().0 as u64,
             },
@@ -65,6 +66,8 @@ impl Pool {
             inspecting: self.inspecting(),
             resync: self.resync.lock().clone(),
             scrub: self.scrub().status(),
+            unrepaired_blocks: unrepaired,
+            damaged_metadata: lost_metadata,
             damaged,
         }
     }
@@ -74,6 +77,7 @@ impl Pool {
         mirrors: &[MirrorStatus],
         lost_metadata: &[String],
         damaged_files: bool,
+        unrepaired: u64,
     ) -> Vec<String> {
         let mut actions = Vec::new();
         if let Some(reason) = self.failure() {
@@ -105,9 +109,16 @@ impl Pool {
         }
         if damaged_files {
             actions.push(
-                "Restore the damaged files from a backup over the old ones, or delete them."
+                "Restore the damaged files from a backup over the old ones, or delete them; \
+                 mendfs salvage FILE OUT saves what can be read."
                     .to_owned(),
             );
+        }
+        if unrepaired > 0 {
+            actions.push(format!(
+                "{unrepaired} bad copies could not be rewritten; the other mirror has good ones. \
+                 Check the disk whose UNREPAIRABLE number grows."
+            ));
         }
         for place in lost_metadata {
             actions.push(format!(

@@ -51,6 +51,12 @@ pub struct PoolStatus {
     /// The scrub that runs or ran last; none if none ever did.
     #[serde(default)]
     pub scrub: Option<ScrubStatus>,
+    /// Bad copies that are there now and could not be rewritten; another mirror has a good one.
+    #[serde(default)]
+    pub unrepaired_blocks: u64,
+    /// Places of metadata that no mirror has a good copy of.
+    #[serde(default)]
+    pub damaged_metadata: Vec<String>,
     /// Files with blocks that no mirror has a good copy of.
     pub damaged: Vec<DamagedFile>,
 }

@@ -2,7 +2,8 @@
 
 use super::commit::Pool;
 use super::error::Result;
-use crate::format::{BLOCK, Ino, Key, SegmentNo};
+use crate::backing::FileName;
+use crate::format::{BLOCK, BLOCK_U64, Ino, Key, SegmentNo};
 
 /// What became of an owner row of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Pool {
     /// # Errors
     /// As [`Pool::get`].
     pub fn verify_owner(&self, key: &Key, value: &[u8]) -> Result<Owned> {
-        let (_, _, ino, offset) = key.reverse_parts()?;
+        let (segment, at, ino, offset) = key.reverse_parts()?;
         let _inode = self.lock_shared(ino);
         let Some(row) = self.owned_row(key, value)? else {
             let gone = self.get(key)?.is_none_or(|now| now != value);
@@ -52,6 +53,12 @@ impl Pool {
             });
         };
         let (bad, lost) = self.segments.verify(&row);
+        if lost.is_empty() {
+            self.readable(ino, offset, u64::from(row.stored));
+        }
+        if lost.is_empty() && bad == 0 {
+            self.segment_is_good(segment, at..at.saturating_add(row.stored));
+        }
         let lost = lost
             .into_iter()
             .map(|lost| offset + (lost.block * BLOCK) as u64)
@@ -72,11 +79,20 @@ impl Pool {
     /// Checks index pages `from..to` on every mirror and repairs bad copies: the number of bad
     /// copies, and the pages that no mirror has.
     pub fn verify_index(&self, from: u32, to: u32) -> (usize, Vec<u32>) {
-        self.index.verify_pages(from, to)
+        let (bad, lost) = self.index.verify_pages(from, to);
+        if bad == 0 && lost.is_empty() {
+            let len = u64::from(to.saturating_sub(from)) * BLOCK_U64;
+            self.all_good(FileName::Index, u64::from(from) * BLOCK_U64, len);
+        }
+        (bad, lost)
     }
 
     /// Checks the page-sum table on every mirror and repairs it; returns the number of bad copies.
     pub fn verify_sums(&self) -> usize {
-        self.index.verify_sums()
+        let bad = self.index.verify_sums();
+        if bad == 0 {
+            self.all_good(FileName::Sums, 0, u64::MAX);
+        }
+        bad
     }
 }

@@ -23,6 +23,8 @@ use crate::pool::{CommitMode, Pool, PoolError, Result};
 const CHECKPOINT_AGE: Duration = Duration::from_secs(5);
 /// How often the chores are looked at when nobody calls.
 const CHORES_EVERY: Duration = Duration::from_millis(100);
+/// How often the list of current errors is gone through, when nobody looks at it.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Repairs done in one go: they share a sync for each file.
 const REPAIRS: usize = 2048;
 /// How often the scrub looks whether it is due.
@@ -166,6 +168,7 @@ fn report(what: &str, outcome: Result<()>) {
 fn chores_loop(pool: &Arc<Pool>, bell: &Bell) {
     let mut reclaim = Reclaim::new(Arc::clone(pool));
     let mut inspector = Inspector::new(Arc::clone(pool));
+    let mut last_sweep = Instant::now();
     while !bell.stopped() {
         let mut more = pool.repair_step(REPAIRS) == REPAIRS;
         if !pool.read_only() && pool.failure().is_none() {
@@ -180,6 +183,10 @@ fn chores_loop(pool: &Arc<Pool>, bell: &Bell) {
         }
         pool.set_inspecting(!inspector.is_idle());
         pool.record_incidents();
+        if last_sweep.elapsed() >= SWEEP_EVERY {
+            pool.sweep_errors();
+            last_sweep = Instant::now();
+        }
         if !more {
             bell.wait(CHORES_EVERY);
         }

@@ -1,6 +1,7 @@
 //! Work in the background. Each service is a plain object with a `step` that does a bounded piece
 //! of it, so that a thread ([`keeper`]) and the simulator drive the same code.
 
+pub mod alerts;
 pub mod inspect;
 pub mod keeper;
 pub mod pace;
@@ -9,6 +10,7 @@ pub mod resync;
 pub mod scrub;
 pub mod verify;
 
+pub use alerts::{Alert, SpaceLimit, Thresholds, Watch};
 pub use inspect::Inspector;
 pub use keeper::Keeper;
 pub use pace::Pace;

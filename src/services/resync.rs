@@ -7,7 +7,8 @@
 //! right already are written. A segment that was written to is synced, read back from the medium
 //! and compared, and then counts as progress, which the superblocks remember: after a crash or an
 //! unmount it goes on there. Then come what lies between live data, the index, the page sums and
-//! the journal, so that in the end the mirrors hold the same bytes; only then does the mirror count.
+//! the journal, so that in the end the mirrors hold the same bytes; only then does the mirror
+//! count.
 //!
 //! Why nothing is missed: extents that were on their way when the mirror was attached are waited
 //! for before the first row is read, and later ones are written to it too. Rows that change while

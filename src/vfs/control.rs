@@ -9,13 +9,14 @@
 //! To add a report: a line in `REPORTS` and an arm in `Vfs::report`; an attribute: in
 //! `ROOT_ATTRIBUTES` and `Vfs::control_attribute`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::format::{FileKind, Ino, Timestamp};
+use crate::ledger::Event;
 use crate::pool::FileHealth;
 
 use super::error::{Result, VfsError};
@@ -31,10 +32,24 @@ const DIRECTORY: Ino = Ino(u64::MAX - 15);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Report {
     Status,
+    Events,
+    /// Events from this number on.
+    EventsFrom(u64),
+    Metrics,
 }
 
 /// The files in the directory and their numbers in a listing.
-const REPORTS: [(&[u8], Ino, Report); 1] = [(b"status.json", Ino(DIRECTORY.0 + 1), Report::Status)];
+const REPORTS: [(&[u8], Ino, Report); 3] = [
+    (b"status.json", Ino(DIRECTORY.0 + 1), Report::Status),
+    (b"events.jsonl", Ino(DIRECTORY.0 + 2), Report::Events),
+    (b"metrics", Ino(DIRECTORY.0 + 3), Report::Metrics),
+];
+/// Not listed: with a number behind it, the events with that number and higher ones.
+const EVENTS_FROM: &[u8] = b"events.jsonl@";
+/// Bytes of reports kept for the kernel; the newest is kept whatever its size.
+const KEPT_MAX: usize = 32 << 20;
+/// Events in one report.
+const EVENTS_MAX: usize = 10_000;
 
 const ATTRIBUTES: &[u8] = b"user.mendfs.";
 const STATUS: &[u8] = b"user.mendfs.status";
@@ -63,14 +78,43 @@ const ROOT_ATTRIBUTES: [&[u8]; 7] = [
 struct Snapshot {
     references: u64,
     taken: Timestamp,
-    content: Arc<[u8]>,
+    size: usize,
+    /// None once it had to give way to newer ones.
+    content: Option<Arc<[u8]>>,
 }
 
-/// The reports that are being read.
+/// The reports that are being read. The kernel remembers names for longer than anybody reads.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     snapshots: Mutex<HashMap<Ino, Snapshot>>,
+    /// Numbers of the snapshots that have their content, oldest first, with the bytes of it.
+    kept: Mutex<VecDeque<(Ino, usize)>>,
     taken: AtomicU64,
+}
+
+impl Control {
+    /// Takes the content of old snapshots away while all of them have more than `KEPT_MAX` bytes.
+    fn make_room(&self, ino: Ino, size: usize) {
+        let mut kept = self.kept.lock();
+        kept.push_back((ino, size));
+        let mut snapshots = self.snapshots.lock();
+        kept.retain(|(ino, _)| snapshots.contains_key(ino));
+        let mut bytes: usize = kept.iter().map(|(_, size)| size).sum();
+        while bytes > KEPT_MAX && kept.len() > 1 {
+            let Some((oldest, size)) = kept.pop_front() else {
+                break;
+            };
+            bytes -= size;
+            if let Some(snapshot) = snapshots.get_mut(&oldest) {
+                snapshot.content = None;
+            }
+        }
+    }
+}
+
+/// Whether a report of this name is read from the ledger, which may wait for a disk.
+pub fn waits_for_a_disk(name: &[u8]) -> bool {
+    name.starts_with(b"events.jsonl")
 }
 
 /// Whether this inode number belongs to the control directory or a file in it. The kernel must not
@@ -108,9 +152,9 @@ impl Vfs {
             b"." => self.control_attr(DIRECTORY).map(Some),
             b".." => self.reference(Ino::ROOT).map(Some),
             _ => {
-                let report = REPORTS.iter().find(|(known, _, _)| *known == name);
-                let (_, _, report) = report.ok_or(VfsError::NotFound)?;
-                self.take(*report).map(Some)
+                let listed = REPORTS.iter().find(|(known, _, _)| *known == name);
+                let report = listed.map_or_else(|| events_from(name), |listed| Some(listed.2));
+                self.take(report.ok_or(VfsError::NotFound)?).map(Some)
             }
         }
     }
@@ -128,22 +172,30 @@ impl Vfs {
     fn take(&self, report: Report) -> Result<Attr> {
         let content = self.report(report)?;
         let taken = self.pool.now();
+        let size = content.len();
         let snapshot = Snapshot {
             references: 1,
             taken,
-            content: content.into(),
+            size,
+            content: Some(content.into()),
         };
         // Counts round a range that no kernel can hold at once.
         let number = self.control.taken.fetch_add(1, Ordering::Relaxed) % (DIRECTORY.0 - FIRST);
         let ino = Ino(FIRST + number);
-        let attr = control_attr(ino, taken, snapshot.content.len());
+        let attr = control_attr(ino, taken, size);
         self.control.snapshots.lock().insert(ino, snapshot);
+        self.control.make_room(ino, size);
         Ok(attr)
     }
 
     fn report(&self, report: Report) -> Result<Vec<u8>> {
         match report {
             Report::Status => self.status_json(),
+            Report::Events => Ok(json_lines(&self.pool.events(EVENTS_MAX))),
+            Report::EventsFrom(number) => {
+                Ok(json_lines(&self.pool.events_from(number, EVENTS_MAX)))
+            }
+            Report::Metrics => Ok(self.metrics_text().into_bytes()),
         }
     }
 
@@ -163,7 +215,7 @@ impl Vfs {
         }
         let snapshots = self.control.snapshots.lock();
         let snapshot = snapshots.get(&ino).ok_or(VfsError::Stale)?;
-        Ok(control_attr(ino, snapshot.taken, snapshot.content.len()))
+        Ok(control_attr(ino, snapshot.taken, snapshot.size))
     }
 
     fn content(&self, ino: Ino) -> Result<Arc<[u8]>> {
@@ -173,7 +225,7 @@ impl Vfs {
         let snapshots = self.control.snapshots.lock();
         snapshots
             .get(&ino)
-            .map(|snapshot| Arc::clone(&snapshot.content))
+            .and_then(|snapshot| snapshot.content.clone())
             .ok_or(VfsError::Stale)
     }
 
@@ -341,6 +393,25 @@ pub(super) fn report_failed(error: serde_json::Error) -> VfsError {
     VfsError::Pool(crate::pool::PoolError::Failed {
         reason: format!("a report: {error}"),
     })
+}
+
+fn events_from(name: &[u8]) -> Option<Report> {
+    let number = std::str::from_utf8(name.strip_prefix(EVENTS_FROM)?).ok()?;
+    number.parse().ok().map(Report::EventsFrom)
+}
+
+/// One line for each event.
+fn json_lines(events: &[Event]) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Plain data always serialises.
+    for line in events
+        .iter()
+        .filter_map(|event| serde_json::to_vec(event).ok())
+    {
+        text.extend(line);
+        text.push(b'\n');
+    }
+    text
 }
 
 /// Attributes of the directory or of a report: root's, and for reading only.

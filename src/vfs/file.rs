@@ -5,6 +5,8 @@
 //! no row supplies read as zeros. Invariant: no row supplies a byte beyond the file's size, unless
 //! the file is draining (see `orphan`); so a block at the end needs no merging with what is behind.
 
+use std::sync::atomic::Ordering;
+
 use crate::format::{BLOCK_U64, ExtentRow, Ino, InodeRow, MAX_EXTENT};
 use crate::index::Txn;
 use crate::pool::{Intent, Pool};
@@ -105,7 +107,11 @@ impl Vfs {
         }
         let _serving = self.pool.load_of_applications().serve();
         let result = self.read_locked(ino, offset, len, out);
-        if result.is_err() {
+        if result.is_ok() {
+            self.metrics
+                .bytes_read
+                .fetch_add(out.len() as u64, Ordering::Relaxed);
+        } else {
             // Bytes of an earlier read must not be taken for an answer.
             out.clear();
         }
@@ -191,6 +197,10 @@ impl Vfs {
         *change.row(ino)? = row;
         change.commit()?;
         patch.keep();
+        let written = data.len() as u64;
+        self.metrics
+            .bytes_written
+            .fetch_add(written, Ordering::Relaxed);
         Ok(data.len())
     }
 

@@ -11,6 +11,7 @@ use crate::pool::{Intent, Pool};
 
 use super::control::{Control, is_control};
 use super::error::{Result, VfsError};
+use super::metrics::Metrics;
 use super::refs::Refs;
 use super::types::{Attr, NAME_HASH_BITS, StatFs, VfsOptions};
 
@@ -26,6 +27,7 @@ pub struct Vfs {
     /// Files whose extents beyond the end are still being dropped; see `orphan`.
     pub(super) draining: Mutex<HashSet<Ino>>,
     pub(super) control: Control,
+    pub(super) metrics: Metrics,
 }
 
 impl Vfs {
@@ -45,6 +47,7 @@ impl Vfs {
             refs: Refs::new(),
             draining: Mutex::default(),
             control: Control::default(),
+            metrics: Metrics::default(),
         };
         vfs.make_root()?;
         if !vfs.pool.read_only() {

@@ -36,8 +36,10 @@ mod control;
 mod copy;
 mod dir;
 mod error;
+mod exposition;
 mod file;
 mod filesystem;
+mod metrics;
 mod namei;
 mod orphan;
 mod refs;
@@ -52,7 +54,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use control::is_control;
+pub use control::{is_control, waits_for_a_disk};
 pub use error::{Result, VfsError};
 pub use filesystem::Vfs;
+pub use metrics::Operation;
 pub use types::{Attr, Caller, DirItem, SetAttr, SetTime, StatFs, VfsOptions, Whence};

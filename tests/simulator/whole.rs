@@ -156,7 +156,8 @@ impl History {
     pub(crate) fn scrub_all(&mut self) -> Outcome<()> {
         for round in 0..2 {
             self.machine.scrub(Some(ScrubOrder::Cancel), 0, 0)?;
-            self.machine.scrub(Some(ScrubOrder::Start { rate: None }), 0, 0)?;
+            self.machine
+                .scrub(Some(ScrubOrder::Start { rate: None }), 0, 0)?;
             while self.machine.scrub(None, 8, 64 << 10)? {}
             let scrub = self.machine.pool().status().scrub.unwrap_or_default();
             let ended = scrub.state == ScrubState::Finished && scrub.percent == 100;

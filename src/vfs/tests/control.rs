@@ -1,10 +1,12 @@
 //! The control directory and the attributes of ours.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use crate::format::{FileKind, Ino};
 use crate::vfs::testing::{ROOT, USER, check, content, damage, dir, file, names, test_vfs};
-use crate::vfs::{Caller, Result, SetAttr, Whence, is_control};
+use crate::vfs::{Operation, Result, SetAttr, Whence, is_control};
 
 const TOP: Ino = Ino::ROOT;
 
@@ -23,7 +25,8 @@ fn the_control_directory_is_found_but_not_listed() {
         (FileKind::Directory, 0o555, 0)
     );
     assert!(is_control(attr.ino));
-    assert_eq!(names(&vfs, attr.ino), ["status.json"]);
+    let reports = ["events.jsonl", "metrics", "status.json"];
+    assert_eq!(names(&vfs, attr.ino), reports);
     assert_eq!(vfs.lookup(attr.ino, b"..").unwrap().ino, TOP);
     assert_eq!(vfs.parent(attr.ino).unwrap(), TOP);
     let parent = dir(&vfs, TOP, "d");
@@ -128,19 +131,13 @@ fn the_roots_attributes_tell_the_status() {
     let vfs = test_vfs();
     let f = file(&vfs, TOP, "f");
     let listed = vfs.listxattr(&USER, TOP).unwrap();
-    let listed = String::from_utf8(listed).unwrap();
-    assert_eq!(
-        listed.split_terminator('\0').collect::<Vec<_>>(),
-        [
-            "user.mendfs.status",
-            "user.mendfs.status.json",
-            "user.mendfs.mirrors",
-            "user.mendfs.mirrors.json",
-            "user.mendfs.scrub.status",
-            "user.mendfs.scrub.status.json",
-            "user.mendfs.scrub.control"
-        ]
-    );
+    let names: [&[u8]; 4] = [
+        b"user.mendfs.status\0",
+        b"user.mendfs.status.json\0",
+        b"user.mendfs.mirrors\0",
+        b"user.mendfs.mirrors.json\0",
+    ];
+    assert_eq!(listed, names.concat());
     let text = vfs.getxattr(&USER, TOP, b"user.mendfs.status").unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(
@@ -167,70 +164,6 @@ fn the_roots_attributes_tell_the_status() {
 }
 
 #[test]
-fn the_scrub_is_ordered_by_the_owner_of_the_root_and_told_to_everybody() {
-    let vfs = test_vfs();
-    let f = file(&vfs, TOP, "f");
-    let order =
-        |who: &Caller, what: &[u8]| vfs.setxattr(who, TOP, b"user.mendfs.scrub.control", what, 0);
-    let told = |name: &[u8]| String::from_utf8(vfs.getxattr(&USER, TOP, name).unwrap()).unwrap();
-    let json = || -> serde_json::Value {
-        serde_json::from_str(&told(b"user.mendfs.scrub.status.json")).unwrap()
-    };
-    assert_eq!(
-        (json()["schema"].as_u64(), json()["state"].as_str()),
-        (Some(1), Some("none"))
-    );
-    assert_eq!(errno(order(&USER, b"start")), Errno::EPERM);
-    assert_eq!(errno(order(&ROOT, b"begin")), Errno::EINVAL);
-    assert_eq!(errno(order(&ROOT, b"\xff")), Errno::EINVAL);
-    assert_eq!(errno(order(&ROOT, b"pause")), Errno::ENODATA);
-    order(&ROOT, b"start rate=5").unwrap();
-    assert_eq!(errno(order(&ROOT, b"start")), Errno::EBUSY);
-    assert_eq!(json()["state"], "running");
-    assert_eq!(json()["limit_bytes_per_s"], 5_000_000);
-    order(&ROOT, b"pause").unwrap();
-    let text = told(b"user.mendfs.scrub.status");
-    for key in [
-        "started",
-        "finished",
-        "bytes_done",
-        "bytes_total",
-        "percent",
-        "rate",
-        "eta",
-        "errors_found",
-        "repaired",
-        "unrepairable",
-    ] {
-        assert!(
-            text.lines()
-                .any(|line| line.starts_with(&format!("{key}="))),
-            "{key}: {text}"
-        );
-    }
-    assert!(text.starts_with("state=paused\n"), "{text}");
-    assert!(told(b"user.mendfs.status").contains("scrub.state=paused\n"));
-    // The owner of the root, whoever that is.
-    let owner = SetAttr {
-        uid: Some(USER.uid),
-        ..SetAttr::default()
-    };
-    vfs.setattr(&ROOT, TOP, &owner).unwrap();
-    order(&USER, b"cancel").unwrap();
-    assert_eq!(json()["state"], "cancelled");
-    for name in ["user.mendfs.scrub.status", "user.mendfs.scrub.control"] {
-        assert_eq!(
-            errno(vfs.getxattr(&ROOT, f, name.as_bytes())),
-            Errno::ENODATA
-        );
-        assert_eq!(
-            errno(vfs.setxattr(&ROOT, f, name.as_bytes(), b"start", 0)),
-            Errno::EPERM
-        );
-    }
-}
-
-#[test]
 fn a_file_tells_its_health() {
     let vfs = test_vfs();
     let f = file(&vfs, TOP, "f");
@@ -244,4 +177,63 @@ fn a_file_tells_its_health() {
     assert_eq!(errno(vfs.read(f, 3 * 4096, 4096, &mut out)), Errno::EIO);
     assert_eq!(health(f).unwrap(), b"damaged: 4096+4096 12288+4096");
     assert_eq!(errno(health(Ino(999))), Errno::ESTALE);
+}
+
+#[test]
+fn reports_that_nobody_forgets_do_not_grow_without_bound() {
+    let vfs = test_vfs();
+    let control = vfs.lookup(TOP, b".mendfs").unwrap().ino;
+    let first = vfs.lookup(control, b"metrics").unwrap();
+    assert_eq!(content(&vfs, first.ino).len() as u64, first.size);
+    let mut bytes = first.size;
+    while bytes <= 33 << 20 {
+        bytes += vfs.lookup(control, b"metrics").unwrap().size;
+    }
+    let mut out = Vec::new();
+    assert_eq!(errno(vfs.read(first.ino, 0, 10, &mut out)), Errno::ESTALE);
+    vfs.getattr(first.ino).unwrap();
+    let last = vfs.lookup(control, b"metrics").unwrap();
+    assert_eq!(content(&vfs, last.ino).len() as u64, last.size);
+    vfs.forget(first.ino, 1);
+    assert_eq!(errno(vfs.getattr(first.ino)), Errno::ESTALE);
+}
+
+#[test]
+fn metrics_tell_operations_bytes_and_damage_in_the_format_of_prometheus() {
+    let vfs = test_vfs();
+    let f = file(&vfs, TOP, "secret-name");
+    vfs.write(f, 0, &[1; 20_000], false).unwrap();
+    damage(&vfs, f, 1);
+    let mut out = Vec::new();
+    assert_eq!(errno(vfs.read(f, 4096, 4096, &mut out)), Errno::EIO);
+    vfs.read(f, 0, 4096, &mut out).unwrap();
+    vfs.took(Operation::Read, Duration::from_micros(25));
+    let control = vfs.lookup(TOP, b".mendfs").unwrap().ino;
+    let report = vfs.lookup(control, b"metrics").unwrap().ino;
+    let text = String::from_utf8(content(&vfs, report)).unwrap();
+    for line in [
+        "mendfs_read_bytes_total{pool=\"test\"} 4096",
+        "mendfs_written_bytes_total{pool=\"test\"} 20000",
+        "mendfs_operation_duration_seconds_bucket{pool=\"test\",class=\"read\",le=\"0.00001\"} 0",
+        "mendfs_operation_duration_seconds_bucket{pool=\"test\",class=\"read\",le=\"0.00003\"} 1",
+        "mendfs_operation_duration_seconds_count{pool=\"test\",class=\"read\"} 1",
+        "mendfs_state{pool=\"test\",state=\"damaged\"} 1",
+        "mendfs_damaged_files{pool=\"test\"} 1",
+        "mendfs_damaged_bytes{pool=\"test\"} 4096",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let lost = "kind=\"data\",cause=\"checksum\",outcome=\"lost\"} 1";
+    assert_eq!(
+        text.matches(lost).count(),
+        2,
+        "once for each mirror\n{text}"
+    );
+    assert!(!text.contains("secret-name"), "no file names");
+    for line in text.lines().filter(|line| !line.starts_with("# ")) {
+        assert!(
+            line.starts_with("mendfs_") && line.split(' ').count() == 2,
+            "{line}"
+        );
+    }
 }
