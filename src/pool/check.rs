@@ -192,6 +192,10 @@ impl Pool {
                 let (looked, found) = self.incidents.watching(FileName::Segment(segment), look);
                 tally = found;
                 tally.unrepairable += looked?;
+            } else {
+                for row in &stretch.rows {
+                    self.segment_is_good(segment, row.at..row.end);
+                }
             }
         }
         if ended && cursor.differed && !open && !self.read_only() {

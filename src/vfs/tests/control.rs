@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use crate::format::{FileKind, Ino};
 use crate::vfs::testing::{ROOT, USER, check, content, damage, dir, file, names, test_vfs};
-use crate::vfs::{Operation, Result, SetAttr, Whence, is_control};
+use crate::vfs::{Caller, Operation, Result, SetAttr, Whence, is_control};
 
 const TOP: Ino = Ino::ROOT;
 
@@ -131,13 +131,19 @@ fn the_roots_attributes_tell_the_status() {
     let vfs = test_vfs();
     let f = file(&vfs, TOP, "f");
     let listed = vfs.listxattr(&USER, TOP).unwrap();
-    let names: [&[u8]; 4] = [
-        b"user.mendfs.status\0",
-        b"user.mendfs.status.json\0",
-        b"user.mendfs.mirrors\0",
-        b"user.mendfs.mirrors.json\0",
-    ];
-    assert_eq!(listed, names.concat());
+    let listed = String::from_utf8(listed).unwrap();
+    assert_eq!(
+        listed.split_terminator('\0').collect::<Vec<_>>(),
+        [
+            "user.mendfs.status",
+            "user.mendfs.status.json",
+            "user.mendfs.mirrors",
+            "user.mendfs.mirrors.json",
+            "user.mendfs.scrub.status",
+            "user.mendfs.scrub.status.json",
+            "user.mendfs.scrub.control"
+        ]
+    );
     let text = vfs.getxattr(&USER, TOP, b"user.mendfs.status").unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(
@@ -161,6 +167,70 @@ fn the_roots_attributes_tell_the_status() {
         errno(vfs.removexattr(&ROOT, TOP, b"user.mendfs.status")),
         Errno::EPERM
     );
+}
+
+#[test]
+fn the_scrub_is_ordered_by_the_owner_of_the_root_and_told_to_everybody() {
+    let vfs = test_vfs();
+    let f = file(&vfs, TOP, "f");
+    let order =
+        |who: &Caller, what: &[u8]| vfs.setxattr(who, TOP, b"user.mendfs.scrub.control", what, 0);
+    let told = |name: &[u8]| String::from_utf8(vfs.getxattr(&USER, TOP, name).unwrap()).unwrap();
+    let json = || -> serde_json::Value {
+        serde_json::from_str(&told(b"user.mendfs.scrub.status.json")).unwrap()
+    };
+    assert_eq!(
+        (json()["schema"].as_u64(), json()["state"].as_str()),
+        (Some(1), Some("none"))
+    );
+    assert_eq!(errno(order(&USER, b"start")), Errno::EPERM);
+    assert_eq!(errno(order(&ROOT, b"begin")), Errno::EINVAL);
+    assert_eq!(errno(order(&ROOT, b"\xff")), Errno::EINVAL);
+    assert_eq!(errno(order(&ROOT, b"pause")), Errno::ENODATA);
+    order(&ROOT, b"start rate=5").unwrap();
+    assert_eq!(errno(order(&ROOT, b"start")), Errno::EBUSY);
+    assert_eq!(json()["state"], "running");
+    assert_eq!(json()["limit_bytes_per_s"], 5_000_000);
+    order(&ROOT, b"pause").unwrap();
+    let text = told(b"user.mendfs.scrub.status");
+    for key in [
+        "started",
+        "finished",
+        "bytes_done",
+        "bytes_total",
+        "percent",
+        "rate",
+        "eta",
+        "errors_found",
+        "repaired",
+        "unrepairable",
+    ] {
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(&format!("{key}="))),
+            "{key}: {text}"
+        );
+    }
+    assert!(text.starts_with("state=paused\n"), "{text}");
+    assert!(told(b"user.mendfs.status").contains("scrub.state=paused\n"));
+    // The owner of the root, whoever that is.
+    let owner = SetAttr {
+        uid: Some(USER.uid),
+        ..SetAttr::default()
+    };
+    vfs.setattr(&ROOT, TOP, &owner).unwrap();
+    order(&USER, b"cancel").unwrap();
+    assert_eq!(json()["state"], "cancelled");
+    for name in ["user.mendfs.scrub.status", "user.mendfs.scrub.control"] {
+        assert_eq!(
+            errno(vfs.getxattr(&ROOT, f, name.as_bytes())),
+            Errno::ENODATA
+        );
+        assert_eq!(
+            errno(vfs.setxattr(&ROOT, f, name.as_bytes(), b"start", 0)),
+            Errno::EPERM
+        );
+    }
 }
 
 #[test]
