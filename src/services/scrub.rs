@@ -300,3 +300,200 @@ fn finish(run: &mut ScrubRun, now: i64) {
     run.finished = Some(now);
     run.total = run.done;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::backing::{Backing, DirBacking};
+    use crate::format::{Algorithm, Ino, Timestamp};
+    use crate::index::Txn;
+    use crate::ledger::Event;
+    use crate::pool::tests::small;
+    use crate::pool::{CreateOptions, Intent, Named, OpenOptions, create};
+
+    const DAY: i64 = 86_400;
+
+    /// Mirrors in real directories, so that there is a ledger, and the hand of the clock.
+    struct Scene {
+        dirs: Vec<tempfile::TempDir>,
+        now: Arc<AtomicI64>,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let scene = Scene {
+                dirs: (0..2).map(|_| tempfile::tempdir().unwrap()).collect(),
+                now: Arc::new(AtomicI64::new(100 * DAY)),
+            };
+            let backings: Vec<_> = scene
+                .named()
+                .into_iter()
+                .filter_map(|(_, dir)| dir)
+                .collect();
+            let options = CreateOptions {
+                label: String::new(),
+                algorithm: Algorithm::Xxh3,
+                journal_size: 1 << 20,
+                created: 100 * DAY,
+                random: (0..4).map(|n| [n + 1; 16]).collect(),
+            };
+            create(&backings, &options).unwrap();
+            scene
+        }
+
+        fn named(&self) -> Vec<Named> {
+            let named = |dir: &tempfile::TempDir| {
+                let dir = DirBacking::open(dir.path()).unwrap();
+                (dir.label(), Some(Arc::new(dir) as Arc<dyn Backing>))
+            };
+            self.dirs.iter().map(named).collect()
+        }
+
+        fn mount(&self) -> Arc<Pool> {
+            let now = Arc::clone(&self.now);
+            let options = OpenOptions {
+                ledger: true,
+                clock: Arc::new(move || Timestamp {
+                    seconds: now.load(Ordering::Relaxed),
+                    nanoseconds: 0,
+                }),
+                ..small()
+            };
+            Arc::new(Pool::open(self.named(), options).unwrap())
+        }
+
+        fn pass(&self, seconds: i64) {
+            self.now.fetch_add(seconds, Ordering::Relaxed);
+        }
+    }
+
+    fn fill(pool: &Pool) {
+        for number in 0..8 {
+            pool.begin(Intent::Grow).unwrap();
+            let row = pool.store(Ino(2), number << 20, &[7; 1 << 20]).unwrap();
+            let mut txn = Txn::new();
+            txn.link_extent(Ino(2), number << 20, &row);
+            pool.commit(txn).unwrap();
+        }
+        pool.checkpoint().unwrap();
+    }
+
+    fn run(scrubber: &mut Scrubber) {
+        while scrubber.step(1 << 20).unwrap().is_some() {}
+    }
+
+    fn told(events: Vec<Event>) -> Vec<(String, u64)> {
+        let scrubs = events.into_iter().filter_map(|event| match event.what {
+            What::Scrub {
+                state, bytes_done, ..
+            } => Some((state, bytes_done)),
+            _ => None,
+        });
+        scrubs.collect()
+    }
+
+    const ASKED: ScrubOptions = ScrubOptions {
+        interval: None,
+        rate: None,
+    };
+
+    #[test]
+    fn a_run_is_in_the_ledger_and_goes_on_after_a_mount() {
+        let scene = Scene::new();
+        let pool = scene.mount();
+        fill(&pool);
+        let mut scrubber = Scrubber::new(Arc::clone(&pool), ASKED);
+        assert_eq!(scrubber.step(1 << 20).unwrap(), None, "nobody asked");
+        let start = ScrubOrder::Start { rate: Some(5) };
+        pool.scrub().order(start, pool.now()).unwrap();
+        for _ in 0..6 {
+            assert!(scrubber.step(1 << 20).unwrap().is_some());
+        }
+        let before = pool.scrub().run();
+        assert!(
+            matches!(before.stage, ScrubStage::Segment(..)),
+            "{before:?}"
+        );
+        scrubber.save();
+        drop(scrubber);
+        pool.close().unwrap();
+        drop(pool);
+        let pool = scene.mount();
+        let mut scrubber = Scrubber::new(Arc::clone(&pool), ASKED);
+        assert_eq!(pool.scrub().run(), before);
+        assert_eq!(scrubber.rate(), Some(5));
+        scene.pass(10);
+        run(&mut scrubber);
+        let after = pool.scrub().status().unwrap();
+        assert_eq!((after.state, after.percent), (ScrubState::Finished, 100));
+        assert_eq!(
+            (after.started, after.finished),
+            (100 * DAY, Some(100 * DAY + 10))
+        );
+        let events = told(pool.events(100));
+        assert_eq!(events.first(), Some(&("running".to_owned(), 0)));
+        assert_eq!(
+            events.last(),
+            Some(&("finished".to_owned(), after.bytes_done))
+        );
+        drop(scrubber);
+        pool.close().unwrap();
+        drop(pool);
+        let pool = scene.mount();
+        let _scrubber = Scrubber::new(Arc::clone(&pool), ASKED);
+        assert_eq!(
+            pool.scrub().status(),
+            Some(after),
+            "the last run is not forgotten"
+        );
+    }
+
+    #[test]
+    fn a_scrub_is_due_an_interval_after_the_last_one_or_the_making_of_the_pool() {
+        let scene = Scene::new();
+        let pool = scene.mount();
+        fill(&pool);
+        let mut scrubber = Scrubber::new(Arc::clone(&pool), ScrubOptions::default());
+        scene.pass(30 * DAY - 1);
+        assert_eq!(scrubber.step(1 << 20).unwrap(), None);
+        scene.pass(1);
+        assert!(scrubber.step(1 << 20).unwrap().is_some());
+        run(&mut scrubber);
+        assert_eq!(pool.scrub().run().number, 1);
+        scene.pass(30 * DAY - 1);
+        assert_eq!(scrubber.step(1 << 20).unwrap(), None);
+        // One that waits is not begun anew, and one that was cancelled counts as the last.
+        let start = ScrubOrder::Start { rate: None };
+        pool.scrub().order(start, pool.now()).unwrap();
+        pool.scrub().order(ScrubOrder::Pause, pool.now()).unwrap();
+        scene.pass(100 * DAY);
+        assert_eq!(scrubber.step(1 << 20).unwrap(), None);
+        pool.scrub().order(ScrubOrder::Cancel, pool.now()).unwrap();
+        assert_eq!(scrubber.step(1 << 20).unwrap(), None);
+        scene.pass(30 * DAY);
+        assert!(scrubber.step(1 << 20).unwrap().is_some());
+        assert_eq!(pool.scrub().run().number, 3);
+    }
+
+    #[test]
+    fn the_index_is_begun_again_and_what_does_not_decode_is_no_run() {
+        let scene = Scene::new();
+        let pool = scene.mount();
+        let mut run = ScrubRun {
+            number: 2,
+            state: ScrubState::Running,
+            stage: ScrubStage::Index(7),
+            done: 10,
+            ..ScrubRun::default()
+        };
+        pool.remember(REMEMBERED, &serde_json::to_vec(&run).unwrap());
+        let _scrubber = Scrubber::new(Arc::clone(&pool), ASKED);
+        run.stage = ScrubStage::Index(0);
+        assert_eq!(pool.scrub().run(), run, "the index is begun again");
+        pool.remember(REMEMBERED, b"nonsense");
+        let pool_run = Scrubber::new(Arc::clone(&pool), ASKED).known;
+        assert_eq!(pool_run, ScrubRun::default());
+    }
+}
