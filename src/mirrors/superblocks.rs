@@ -4,6 +4,8 @@
 //! rewritten with what the pool's superblock says now, whichever of the two it was: the other slot
 //! stays as it is, and both are then good to mount from.
 
+use std::io::ErrorKind;
+
 use super::decide::Damage;
 use super::read::Place;
 use super::repair::{RepairJob, Resolution, rewrite};
@@ -11,45 +13,36 @@ use super::set::{Attached, MirrorSet};
 use crate::backing::FileName;
 use crate::format::{SUPER_SLOT_LEN, Superblock};
 
+/// What is wrong with the slots of a mirror: by number.
+type BadSlots = Vec<(usize, Damage)>;
+
 impl MirrorSet {
-    /// Checks the superblocks on the media of all online mirrors and repairs bad slots; returns how
-    /// many were bad.
+    /// Checks the superblocks on the media of all current mirrors and repairs bad slots; returns
+    /// how many were bad.
     pub fn verify_superblocks(&self) -> usize {
+        // A first look without the lock, which others must not wait for while a disk is read.
+        let current = self.superblock();
+        let sound = |mirror: &Attached| bad_slots(mirror, &current).is_empty();
+        if self.current().iter().all(sound) {
+            return 0;
+        }
         let membership = self.membership.lock();
-        let current = &membership.superblock;
         let mut bad = 0;
         for mirror in self.current() {
-            let mut slots = vec![0; 2 * SUPER_SLOT_LEN];
-            let got = mirror
-                .backing()
-                .read_medium(FileName::Superblock, 0, &mut slots);
-            let expected = Superblock {
-                mirror: mirror.uuid,
-                ..current.clone()
-            };
-            for (slot, bytes) in slots.chunks(SUPER_SLOT_LEN).enumerate() {
-                let damage = match &got {
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Damage::Missing,
-                    Err(_) => Damage::Unreadable,
-                    Ok(got) if *got < (slot + 1) * SUPER_SLOT_LEN => Damage::Short,
-                    Ok(_) if is_sound(bytes, &expected) => continue,
-                    Ok(_) => Damage::Checksum,
-                };
+            let data = of_mirror(&mirror, &membership.superblock).encode().to_vec();
+            for (slot, damage) in bad_slots(&mirror, &membership.superblock) {
                 let place = Place {
                     file: FileName::Superblock,
                     offset: (slot * SUPER_SLOT_LEN) as u64,
                 };
+                let job = RepairJob {
+                    mirror: mirror.id,
+                    place,
+                    damage,
+                    data: data.clone(),
+                };
                 bad += 1;
-                let data = expected.encode().to_vec();
-                self.mend_slot(
-                    &mirror,
-                    RepairJob {
-                        mirror: mirror.id,
-                        place,
-                        damage,
-                        data,
-                    },
-                );
+                self.mend_slot(&mirror, job);
             }
         }
         bad
@@ -72,6 +65,32 @@ impl MirrorSet {
         };
         self.report(mirror.id, &jobs, &resolution);
     }
+}
+
+/// The pool's superblock as that mirror has it.
+fn of_mirror(mirror: &Attached, current: &Superblock) -> Superblock {
+    Superblock {
+        mirror: mirror.uuid,
+        ..current.clone()
+    }
+}
+
+fn bad_slots(mirror: &Attached, current: &Superblock) -> BadSlots {
+    let expected = of_mirror(mirror, current);
+    let mut slots = vec![0; 2 * SUPER_SLOT_LEN];
+    let got = mirror
+        .backing()
+        .read_medium(FileName::Superblock, 0, &mut slots);
+    let slots = slots.chunks(SUPER_SLOT_LEN).enumerate();
+    slots
+        .filter_map(|(slot, bytes)| match &got {
+            Err(error) if error.kind() == ErrorKind::NotFound => Some((slot, Damage::Missing)),
+            Err(_) => Some((slot, Damage::Unreadable)),
+            Ok(got) if *got < (slot + 1) * SUPER_SLOT_LEN => Some((slot, Damage::Short)),
+            Ok(_) if is_sound(bytes, &expected) => None,
+            Ok(_) => Some((slot, Damage::Checksum)),
+        })
+        .collect()
 }
 
 fn is_sound(slot: &[u8], expected: &Superblock) -> bool {
