@@ -889,4 +889,26 @@ mod tests {
             (FIXED_TOLD + 1, many)
         );
     }
+
+    #[test]
+    fn a_block_that_a_scrub_finds_good_again_leaves_the_list() {
+        let scene = Scene::new();
+        let vfs = scene.mount();
+        let ino = file(&vfs, "f", 4);
+        scene.flip(&vfs, ino, 2, &["a", "b"]);
+        assert!(!read(&vfs, ino, 2));
+        assert_eq!(vfs.pool().status().state, PoolState::Damaged);
+        scene.flip(&vfs, ino, 2, &["a", "b"]);
+        let segment = vfs.pool().extents(ino, 0, 1).unwrap()[0].1.segment;
+        let mut cursor = crate::pool::SegmentCursor::new(segment, 0);
+        let mut scratch = crate::mirrors::Scratch::default();
+        let budget = 1 << 20;
+        let mut check = || {
+            vfs.pool()
+                .check_segment(&mut cursor, budget, &mut scratch)
+                .unwrap()
+        };
+        while !check().ended {}
+        assert_eq!(vfs.pool().status().state, PoolState::Healthy);
+    }
 }
