@@ -6,58 +6,13 @@ mod common;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
-
 use common::content::{FileSet, Rng, TestFile};
-use common::{Mounted, Pool, scratch, wait_for};
+use common::media::{ext4, pool_on, tmpfs};
+use common::{Pool, wait_for};
 
 const MIB: u64 = 1 << 20;
-
-/// A pool whose mirrors lie on filesystems of these sizes. The guards take the disks away, and
-/// must be dropped after the pool.
-fn pool_on(sizes: &[u64], disk: fn(&Path, u64)) -> (Pool, Vec<Mounted>) {
-    let dir = scratch();
-    let mut guards = Vec::new();
-    let mut mirrors = Vec::new();
-    for (number, size) in sizes.iter().enumerate() {
-        let at = dir.path().join(format!("disk{number}"));
-        fs::create_dir(&at).expect("mkdir");
-        disk(&at, *size);
-        guards.push(Mounted(at.clone()));
-        mirrors.push(at.join("mirror"));
-    }
-    (Pool::create_at(dir, mirrors, &[]), guards)
-}
-
-fn tmpfs(at: &Path, size: u64) {
-    let options = format!("size={size}");
-    let flags = MsFlags::empty();
-    mount(
-        Some("none"),
-        at,
-        Some("tmpfs"),
-        flags,
-        Some(options.as_str()),
-    )
-    .expect("tmpfs");
-}
-
-fn ext4(at: &Path, size: u64) {
-    let image = at.with_extension("img");
-    File::create(&image)
-        .and_then(|file| file.set_len(size))
-        .expect("an image");
-    let run = |program: &str, args: &[&str], paths: &[&Path]| {
-        let done = Command::new(program).args(args).args(paths).output();
-        let done = done.expect("the program runs");
-        assert!(done.status.success(), "{program}: {}", common::text(&done));
-    };
-    run("mkfs.ext4", &["-qF", "-m", "0"], &[&image]);
-    run("mount", &["-o", "loop"], &[&image, at]);
-}
 
 fn is_full(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOSPC)

@@ -205,7 +205,10 @@ impl Pool {
             Some(name) => Some(self.member(name)?.uuid),
             None => None,
         };
-        if let Ok(mirror) = self.member(path) {
+        // An empty directory may take the place of the mirror that lay there and is gone.
+        if let Ok(mirror) = self.member(path)
+            && (mirror.state().is_written() || replaces != Some(mirror.uuid))
+        {
             return Err(MemberError::Belongs(mirror.name()));
         }
         let backing = self.open_directory(path, true)?;

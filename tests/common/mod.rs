@@ -9,6 +9,7 @@
 pub(crate) mod content;
 pub(crate) mod disk;
 pub(crate) mod faulty;
+pub(crate) mod media;
 pub(crate) mod status;
 
 use std::ffi::{CString, OsStr};
@@ -185,6 +186,14 @@ impl Pool {
             mnt,
             child: None,
         }
+    }
+
+    /// The unmounted pool with other mirrors.
+    pub(crate) fn of_parts(pool: Pool, mirrors: Vec<PathBuf>) -> Pool {
+        assert!(pool.child.is_none(), "mounted");
+        let mut pool = pool;
+        pool.mirrors = mirrors;
+        pool
     }
 
     /// A second pool with a copy of this one's mirrors as they lie on disk now.
