@@ -65,6 +65,15 @@ fn expect_alike(one: &Path, other: &Path) {
     }
 }
 
+/// Tells the applications to end, also when what ran beside them has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Applications at work: files are written, synced, read back, renamed and deleted, and any error
 /// and any wrong byte counts. `during` runs beside them.
 fn under_load(pool: &Pool, during: impl FnOnce()) {
@@ -90,6 +99,7 @@ fn under_load(pool: &Pool, during: impl FnOnce()) {
                 })
             })
             .collect();
+        let stopping = Stop(&stop);
         let busy = || {
             rounds
                 .iter()
@@ -105,7 +115,7 @@ fn under_load(pool: &Pool, during: impl FnOnce()) {
             now.all(|(rounds, before)| rounds.load(Ordering::Acquire) > before + 3)
                 || workers.iter().any(|worker| worker.is_finished())
         });
-        stop.store(true, Ordering::Release);
+        drop(stopping);
         for worker in workers {
             worker.join().expect("no application saw an error");
         }

@@ -169,7 +169,13 @@ fn wait(mount_point: &Path, mirror: &str) -> Result<(), Failure> {
     let mut shown: Option<Progress> = None;
     loop {
         let status = status::read_mounted(mount_point)?;
-        let found = status.mirrors.iter().find(|found| found.path == mirror);
+        // A mirror that is replaced in its own place is still listed, as missing.
+        let named = status.mirrors.iter().filter(|found| found.path == mirror);
+        let found = named.max_by_key(|found| match found.state {
+            MirrorState::Online | MirrorState::Suspect => 2,
+            MirrorState::Resyncing => 1,
+            MirrorState::Offline | MirrorState::Missing | MirrorState::Failed => 0,
+        });
         match found.map(|found| (found.state, found.cause.as_str())) {
             Some((MirrorState::Online | MirrorState::Suspect, _)) => {
                 if let Some(shown) = shown {
