@@ -377,10 +377,6 @@ fn rule<'a>(
     known: &[Known<'a>],
     prefer: Option<usize>,
 ) -> Result<(&'a Superblock, Vec<usize>), OpenError> {
-    let is_online = |superblock: &Superblock| {
-        let own = superblock.member(superblock.mirror);
-        own.is_some_and(|member| member.state == MemberState::Online)
-    };
     // One that is being brought up to date carries the others' superblock, but not what it tells
     // of.
     let speakers: Vec<Known<'a>> = known
@@ -428,6 +424,12 @@ fn rule<'a>(
     Ok((leader.map_or(wanted.2, |leader| leader.2), diverged))
 }
 
+/// Whether a mirror held everything by its own account.
+fn is_online(superblock: &Superblock) -> bool {
+    let own = superblock.member(superblock.mirror);
+    own.is_some_and(|member| member.state == MemberState::Online)
+}
+
 fn refuse_mixed(known: &[Known<'_>]) -> Result<(), OpenError> {
     for (at, (_, first, ours)) in known.iter().enumerate() {
         for (_, second, theirs) in &known[at + 1..] {
@@ -460,7 +462,10 @@ pub fn went_apart(ours: &Superblock, theirs: &Superblock) -> bool {
             .member(one.mirror)
             .is_none_or(|member| one.epoch > member.epoch)
     };
+    // One that was being brought up to date carries the others' epoch, and has no history.
     ours.mirror != theirs.mirror
+        && is_online(ours)
+        && is_online(theirs)
         && unknown_to(ours, theirs)
         && unknown_to(theirs, ours)
         && alone(ours, theirs)
