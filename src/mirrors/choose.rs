@@ -346,6 +346,8 @@ pub fn choose(candidates: &[Candidate], prefer: Option<usize>) -> Result<Choice,
                 return Standing::Diverged(*index);
             }
             match member.state {
+                // The list is older than the mirror, which is being brought up to date since.
+                MemberState::Online if !is_online(superblock) => Standing::Stale(*index),
                 // Superblocks are written to all mirrors in turn, so a crash leaves one at most
                 // one write behind; one that is further behind was put back from somewhere.
                 MemberState::Online if superblock.sequence + 1 < ruling.sequence => {
@@ -398,6 +400,19 @@ fn rule<'a>(
             let mirror = newest.map_or_else(String::new, |(_, known, _)| known.label.clone());
             OpenError::OnlyStale { mirror }
         })?;
+        // One that is being brought up to date may know that all who speak are behind.
+        let knows = |(_, _, witness): &Known<'_>| {
+            let behind = |(_, _, speaker): &Known<'_>| {
+                let member = witness.member(speaker.mirror);
+                member.is_some_and(|member| member.state != MemberState::Online)
+                    && witness.epoch > speaker.epoch
+            };
+            speakers.iter().all(behind)
+        };
+        if known.iter().any(knows) {
+            let mirror = leader.1.label.clone();
+            return Err(OpenError::OnlyStale { mirror });
+        }
         return Ok((leader.2, Vec::new()));
     };
     let refused = |why| OpenError::Prefer {
