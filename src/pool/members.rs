@@ -267,6 +267,7 @@ impl Pool {
                 }
                 directory
                     .remove(FileName::Superblock)
+                    .and_then(|()| directory.sync_name(FileName::Superblock))
                     .map_err(|error| error.to_string())
             });
         if let Err(cause) = removed {
