@@ -175,8 +175,9 @@ impl History {
                 self.life.doubtful.clear();
             }
         } else {
+            // One that was being brought up to date may have got there with its last change.
             let after: Vec<bool> = (0..self.machine.disks.len())
-                .map(|disk| self.holds_all(disk))
+                .map(|disk| self.state_of(disk).is_some_and(is_written))
                 .collect();
             let sure = self.surely_current();
             self.life.current.resize(after.len(), false);
@@ -327,7 +328,8 @@ impl History {
                     return Ok(());
                 };
                 let done = self.machine.pool().mirror_add(&self.label(disk), None);
-                return self.judge(done, &|_| false);
+                // A missing one may be thought to belong where another one was.
+                return self.judge(done, &|error| matches!(error, MemberError::Belongs(_)));
             }
             Event::Remove(pick) => {
                 let disk = self.pick(pick);
@@ -348,7 +350,7 @@ impl History {
                     self.life.doomed[disk] = true;
                     let (pool, label) = (self.machine.pool(), self.label(new));
                     let done = pool.mirror_add(&label, Some(&self.uuid(disk)));
-                    return self.judge(done, &|_| false);
+                    return self.judge(done, &|error| matches!(error, MemberError::Belongs(_)));
                 }
             }
             Event::Detach(pick) => {
