@@ -6,8 +6,8 @@
 //!
 //! `ops` draws operations, `model`, `apply` and `contents` are the plain filesystem, `execute`
 //! carries the same out on the real one and looks at it, `machine` is the computer with its disks,
-//! `plan` says what goes wrong when, `history` runs all this, `life` is that of mirrors, `whole` checks that damage is found
-//! and healed.
+//! `plan` says what goes wrong when, `history` runs all this, `life` is that of mirrors, `whole`
+//! checks that damage is found and healed.
 #![allow(missing_docs)]
 
 mod apply;
