@@ -194,8 +194,8 @@ impl SimDisk {
     }
 
     /// A handle that works until the next power cycle, or until the disk is pulled out, and fails
-    /// ever after, as what a process had open does: give this one to the code under test, so that nothing of it reaches the disk
-    /// from beyond the crash.
+    /// ever after, as what a process had open does: give this one to the code under test, so that
+    /// nothing of it reaches the disk from beyond the crash.
     #[must_use]
     pub fn plug(&self) -> SimDisk {
         SimDisk {

@@ -2,9 +2,9 @@
 //! pulled out, filled up and go on apart, while everything else goes on.
 //!
 //! One mirror that holds everything is always left without faults: that the pool stops when the
-//! last one fails is no matter of these histories. Checked at each mount: a mirror that did not hold
-//! everything when the one before ended does not speak, and one that did and is named does. Checked
-//! whenever the tree is compared: no mirror is read that does not hold everything.
+//! last one fails is no matter of these histories. Checked at each mount: a mirror that did not
+//! hold everything when the one before ended does not speak, and one that did and is named does.
+//! Checked whenever the tree is compared: no mirror is read that does not hold everything.
 
 use mendfs::backing::sim::{Faults, PowerLoss, SimRng};
 use mendfs::format::MemberState;
