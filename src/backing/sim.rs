@@ -45,8 +45,9 @@ const DEFAULT_CAPACITY: u64 = 1 << 40;
 #[derive(Clone)]
 pub struct SimDisk {
     shared: Arc<Shared>,
-    /// The run of the computer that the handle belongs to, if it ends with it.
-    run: Option<u64>,
+    /// The run of the computer that the handle belongs to, if it ends with it, and how often the
+    /// disk had been pulled out then.
+    run: Option<(u64, u64)>,
 }
 
 struct Shared {
@@ -60,8 +61,11 @@ struct State {
     faults: Faults,
     rng: SimRng,
     attached: bool,
+    /// How often it was pulled out.
+    pulled: u64,
     power_loss: Option<PowerLoss>,
     operations: u64,
+    reads: u64,
     injected: BTreeMap<Fault, u64>,
 }
 
@@ -165,8 +169,10 @@ impl SimDisk {
             faults: Faults::none(),
             rng,
             attached: true,
+            pulled: 0,
             power_loss: None,
             operations: 0,
+            reads: 0,
             injected: BTreeMap::new(),
         };
         let shared = Shared {
@@ -187,14 +193,14 @@ impl SimDisk {
         (world, disk)
     }
 
-    /// A handle that works until the next power cycle and fails ever after, as what a process had
-    /// open does: give this one to the code under test, so that nothing of it reaches the disk
-    /// from beyond the crash.
+    /// A handle that works until the next power cycle, or until the disk is pulled out, and fails
+    /// ever after, as what a process had open does: give this one to the code under test, so that
+    /// nothing of it reaches the disk from beyond the crash.
     #[must_use]
     pub fn plug(&self) -> SimDisk {
         SimDisk {
             shared: Arc::clone(&self.shared),
-            run: Some(self.shared.switch.run()),
+            run: Some((self.shared.switch.run(), self.state().pulled)),
         }
     }
 
@@ -223,6 +229,11 @@ impl SimDisk {
         self.state().operations
     }
 
+    /// Reads of this disk so far.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
     /// What happens to this disk at power cycles, whatever happens to the others.
     pub fn set_power_loss(&self, loss: Option<PowerLoss>) {
         self.state().power_loss = loss;
@@ -231,13 +242,22 @@ impl SimDisk {
     /// Pulls the disk out: all operations fail with ENODEV, and of what was unsynced only some
     /// reached the medium.
     pub fn detach(&self) {
-        self.state().attached = false;
+        {
+            let mut state = self.state();
+            state.attached = false;
+            state.pulled += 1;
+        }
         self.crash(PowerLoss::Random);
     }
 
     /// Puts the disk in again.
     pub fn attach(&self) {
         self.state().attached = true;
+    }
+
+    /// Whether the disk is in.
+    pub fn is_attached(&self) -> bool {
+        self.state().attached
     }
 
     /// An empty disk takes the place of this one.
@@ -352,6 +372,11 @@ impl SimDisk {
         store.crash(loss, rng);
     }
 
+    /// Whether what this handle was opened on is still there.
+    fn reaches(&self, state: &State) -> bool {
+        state.attached && self.run.is_none_or(|(_, pulled)| pulled == state.pulled)
+    }
+
     /// The start of every operation: counts it, and fails if the power is off or the disk out.
     fn begin(&self, kind: Kind) -> io::Result<MutexGuard<'_, State>> {
         let latency = self.state().faults.latency;
@@ -366,10 +391,12 @@ impl SimDisk {
 
     /// As [`SimDisk::begin`], for an operation that takes that long.
     fn begin_for(&self, kind: Kind, duration: Duration) -> io::Result<MutexGuard<'_, State>> {
-        self.shared.switch.count(kind, duration, self.run)?;
+        let run = self.run.map(|(run, _)| run);
+        self.shared.switch.count(kind, duration, run)?;
         let mut state = self.state();
         state.operations += 1;
-        if state.attached {
+        state.reads += u64::from(kind == Kind::Read);
+        if self.reaches(&state) {
             Ok(state)
         } else {
             Err(errno(libc::ENODEV))
@@ -504,6 +531,10 @@ impl Backing for SimDisk {
             _ => None,
         });
         Ok(numbers.collect())
+    }
+
+    fn is_present(&self) -> bool {
+        self.reaches(&self.state())
     }
 
     fn space(&self) -> io::Result<Space> {

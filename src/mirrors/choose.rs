@@ -346,6 +346,8 @@ pub fn choose(candidates: &[Candidate], prefer: Option<usize>) -> Result<Choice,
                 return Standing::Diverged(*index);
             }
             match member.state {
+                // The list is older than the mirror, which is being brought up to date since.
+                MemberState::Online if !is_online(superblock) => Standing::Stale(*index),
                 // Superblocks are written to all mirrors in turn, so a crash leaves one at most
                 // one write behind; one that is further behind was put back from somewhere.
                 MemberState::Online if superblock.sequence + 1 < ruling.sequence => {
@@ -377,10 +379,6 @@ fn rule<'a>(
     known: &[Known<'a>],
     prefer: Option<usize>,
 ) -> Result<(&'a Superblock, Vec<usize>), OpenError> {
-    let is_online = |superblock: &Superblock| {
-        let own = superblock.member(superblock.mirror);
-        own.is_some_and(|member| member.state == MemberState::Online)
-    };
     // One that is being brought up to date carries the others' superblock, but not what it tells
     // of.
     let speakers: Vec<Known<'a>> = known
@@ -402,6 +400,19 @@ fn rule<'a>(
             let mirror = newest.map_or_else(String::new, |(_, known, _)| known.label.clone());
             OpenError::OnlyStale { mirror }
         })?;
+        // One that is being brought up to date may know that all who speak are behind.
+        let knows = |(_, _, witness): &Known<'_>| {
+            let behind = |(_, _, speaker): &Known<'_>| {
+                let member = witness.member(speaker.mirror);
+                member.is_some_and(|member| member.state != MemberState::Online)
+                    && witness.epoch > speaker.epoch
+            };
+            speakers.iter().all(behind)
+        };
+        if known.iter().any(knows) {
+            let mirror = leader.1.label.clone();
+            return Err(OpenError::OnlyStale { mirror });
+        }
         return Ok((leader.2, Vec::new()));
     };
     let refused = |why| OpenError::Prefer {
@@ -426,6 +437,12 @@ fn rule<'a>(
         .filter(|(index, ..)| !diverged.contains(index))
         .max_by_key(newest);
     Ok((leader.map_or(wanted.2, |leader| leader.2), diverged))
+}
+
+/// Whether a mirror held everything by its own account.
+fn is_online(superblock: &Superblock) -> bool {
+    let own = superblock.member(superblock.mirror);
+    own.is_some_and(|member| member.state == MemberState::Online)
 }
 
 fn refuse_mixed(known: &[Known<'_>]) -> Result<(), OpenError> {
@@ -460,7 +477,10 @@ pub fn went_apart(ours: &Superblock, theirs: &Superblock) -> bool {
             .member(one.mirror)
             .is_none_or(|member| one.epoch > member.epoch)
     };
+    // One that was being brought up to date carries the others' epoch, and has no history.
     ours.mirror != theirs.mirror
+        && is_online(ours)
+        && is_online(theirs)
         && unknown_to(ours, theirs)
         && unknown_to(theirs, ours)
         && alone(ours, theirs)

@@ -20,6 +20,8 @@
 //! whose write or sync failed is out, durably on all others, before that write is acknowledged.
 
 pub mod choose;
+#[cfg(test)]
+mod choose_table;
 pub mod decide;
 mod health;
 pub mod membership;

@@ -156,11 +156,24 @@ impl MirrorSet {
         })
     }
 
-    /// Reads bytes that nobody can verify from the first current mirror; zeros where it has none.
+    /// Reads bytes that nobody can verify from the first current mirror that can read them; zeros
+    /// where it has none.
     pub fn read_raw(&self, file: FileName, offset: u64, out: &mut [u8]) {
-        let first = self.current().into_iter().next();
-        let got = first.and_then(|mirror| mirror.backing().read_at(file, offset, out).ok());
-        out[got.unwrap_or(0)..].fill(0);
+        for mirror in self.current() {
+            let backing = mirror.backing();
+            let Ok(len) = backing.len(file) else {
+                continue;
+            };
+            let there = len.saturating_sub(offset).min(out.len() as u64) as usize;
+            if backing
+                .read_at(file, offset, out)
+                .is_ok_and(|got| got >= there)
+            {
+                out[there..].fill(0);
+                return;
+            }
+        }
+        out.fill(0);
     }
 
     /// Length of a file on the current mirror that has most of it.

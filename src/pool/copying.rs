@@ -184,7 +184,9 @@ impl Pool {
     pub fn copy_gaps(&self, target: &Target, segment: SegmentNo) -> Result<Copied> {
         let file = FileName::Segment(segment);
         let mut total = Copied::default();
-        let end = self.segment_end(segment)?;
+        // Behind the last extent that is known may lie some that a crash took.
+        let longest = u32::try_from(self.mirrors.longest(file)).unwrap_or(u32::MAX);
+        let end = self.segment_end(segment)?.max(longest);
         let mut at = 0;
         let live = self.copied_ranges(segment)?.into_iter();
         for live in live.chain(std::iter::once(end..end)) {

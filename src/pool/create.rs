@@ -131,6 +131,7 @@ pub(super) fn lay_out_empty(mirror: &dyn Backing) -> io::Result<()> {
         .into_iter()
         .try_for_each(|file| mirror.create(file))?;
     mirror.write_at(FileName::Readme, 0, &[README.as_bytes()])?;
+    mirror.sync(FileName::Readme)?;
     LAYOUT
         .into_iter()
         .try_for_each(|file| mirror.sync_name(file))

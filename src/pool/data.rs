@@ -130,6 +130,19 @@ impl Pool {
         Ok(())
     }
 
+    /// Refuses if there is no room for `bytes` more. A mirror that others have filled up while the
+    /// rest has room is let go, as a write would.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`]; [`PoolError::Failed`].
+    pub fn find_room(&self, bytes: u64) -> Result<()> {
+        let found = self
+            .mirrors
+            .find_room(bytes, |total| self.kept_of(total))
+            .map(|_| ());
+        self.guard(found)
+    }
+
     /// What data must leave free on a filesystem of that size, in bytes.
     pub(super) fn kept_of(&self, total: u64) -> u64 {
         let kept = self.options.space_kept.unwrap_or(SPACE_KEPT);

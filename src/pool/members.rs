@@ -10,7 +10,7 @@ use super::commit::Pool;
 use super::create::lay_out_empty;
 use super::error::{PoolError, Result};
 use super::open::{BY_OPERATOR, DIVERGED};
-use crate::backing::{Backing, FileName};
+use crate::backing::{Backing, FileName, Space};
 use crate::format::{Lsn, MemberState, Uuid};
 use crate::mirrors::choose::went_apart;
 use crate::mirrors::{
@@ -88,6 +88,15 @@ impl Pool {
         })
     }
 
+    /// The directory of a mirror: as it was opened, or opened anew if that one is gone, as when its
+    /// disk was unmounted and mounted again.
+    fn directory_of(&self, mirror: &Mirror) -> MemberResult<Arc<dyn Backing>> {
+        match mirror.backing() {
+            Some(backing) if backing.is_present() => Ok(Arc::clone(backing)),
+            _ => self.open_directory(mirror.label(), false),
+        }
+    }
+
     /// Takes a mirror out by the operator's wish.
     ///
     /// # Errors
@@ -136,10 +145,7 @@ impl Pool {
         // A mirror that was stale at mount is open already; others are opened anew. Given its path,
         // a mirror is also recognised where it has never been seen.
         let backing = match &named {
-            Ok(mirror) => match mirror.backing() {
-                Some(backing) => Arc::clone(backing),
-                None => self.open_directory(mirror.label(), false)?,
-            },
+            Ok(mirror) => self.directory_of(mirror)?,
             Err(_) => self.open_directory(path, false)?,
         };
         self.take_back(path, backing)?;
@@ -261,6 +267,7 @@ impl Pool {
                 }
                 directory
                     .remove(FileName::Superblock)
+                    .and_then(|()| directory.sync_name(FileName::Superblock))
                     .map_err(|error| error.to_string())
             });
         if let Err(cause) = removed {
@@ -321,16 +328,15 @@ impl Pool {
     }
 
     fn try_take_back(&self, mirror: &Mirror) -> MemberResult<MirrorId> {
-        let backing = match mirror.backing() {
-            Some(backing) => Arc::clone(backing),
-            None => self.open_directory(mirror.label(), false)?,
-        };
+        let backing = self.directory_of(mirror)?;
         let space = backing.space().map_err(|error| MemberError::Directory {
             mirror: mirror.name(),
             cause: error.to_string(),
         })?;
-        let kept = self.kept_of(space.total);
-        if mirror.state() == MirrorState::Offline && space.available < 2 * kept {
+        // With no room while the others have some it would be the one that fills up the pool.
+        let short = |space: Space| space.available < 2 * self.kept_of(space.total);
+        let others_short = self.mirrors.space().is_none_or(short);
+        if short(space) && (mirror.state() == MirrorState::Offline || !others_short) {
             let mirror = mirror.name();
             return Err(PoolError::NoSpace { mirror }.into());
         }

@@ -244,7 +244,8 @@ impl Scrubber {
                 None => return finish(run, now),
             };
         });
-        u64::from(to - from) * BLOCK_U64
+        // The index may be shorter than where the scrub had been in it.
+        u64::from(to.saturating_sub(from)) * BLOCK_U64
     }
 
     fn segment(&mut self, segment: SegmentNo, at: u32, budget: u32) -> Result<u64> {

@@ -1,6 +1,6 @@
 //! Size and space of files: truncation, holes, preallocation, and finding data and holes.
 
-use crate::format::{BLOCK_U64, Ino, InodeRow};
+use crate::format::{BLOCK_U64, Ino, InodeRow, MAX_EXTENT};
 use crate::index::Txn;
 use crate::pool::Intent;
 
@@ -111,9 +111,16 @@ impl Vfs {
 
     fn allocate(&self, ino: Ino, offset: u64, end: u64, keep_size: bool) -> Result<()> {
         let _stripe = self.lock_content(ino, Intent::Grow)?;
-        let available = self.pool.space()?.available;
-        if end - offset > available && self.missing(ino, offset, end)? > available {
-            return Err(VfsError::NoSpace);
+        let lacks = |missing: u64| Ok::<_, VfsError>(missing > self.pool.space()?.available);
+        if lacks(end - offset)? {
+            let missing = self.missing(ino, offset, end)?;
+            if lacks(missing)? {
+                // A mirror that others have filled up goes, and then there may be room.
+                self.pool.find_room(missing.min(MAX_EXTENT as u64))?;
+                if lacks(missing)? {
+                    return Err(VfsError::NoSpace);
+                }
+            }
         }
         let mut change = Change::new(self);
         let (now, row) = (change.now, change.row(ino)?);

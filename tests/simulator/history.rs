@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::apply::{Answer, Model};
 use super::execute::{execute, look, matches};
+use super::life::Life;
 use super::machine::{Config, Machine};
 use super::model::{Inode, Tree, time_of};
 use super::ops::{Draw, Op};
@@ -38,10 +39,11 @@ pub(crate) struct History {
     crash_in_recovery: Vec<u64>,
     /// The victim was seen taken out, and nothing brings it back.
     out: bool,
-    number: u64,
+    pub(crate) number: u64,
     trace: bool,
     /// Crashes so far, those in recoveries not counted.
     pub(crate) crashes: u64,
+    pub(crate) life: Life,
 }
 
 /// A history's last words.
@@ -56,7 +58,7 @@ pub(crate) fn run(seed: u64, skip: &BTreeSet<u64>, steps: u64, trace: bool) -> R
     let mut rng = SimRng::new(seed);
     let kind = Kind::of(seed);
     let mut config = Config::draw(&mut rng);
-    let plan = Plan::draw(kind, &mut config, &mut rng);
+    let plan = Plan::draw(seed, &mut config, &mut rng);
     if trace {
         eprintln!("seed {seed}: {kind:?} {config:?} victim {}", plan.victim);
     }
@@ -103,8 +105,10 @@ impl History {
             number: 0,
             trace,
             crashes: 0,
+            life: Life::default(),
         };
         history.sync()?;
+        history.note_members();
         Ok(history)
     }
 
@@ -127,6 +131,7 @@ impl History {
     }
 
     fn step(&mut self, rng: &mut SimRng) -> Outcome<()> {
+        self.life.rng = rng.fork(1);
         match self.plan.step(rng) {
             Step::Op => self.op(rng),
             step => {
@@ -136,7 +141,7 @@ impl History {
         }
     }
 
-    fn op(&mut self, rng: &mut SimRng) -> Outcome<()> {
+    pub(crate) fn op(&mut self, rng: &mut SimRng) -> Outcome<()> {
         let referenced = self.model.refs.keys().copied().collect();
         let tree = self.model.tree.clone();
         let op = Draw {
@@ -150,7 +155,7 @@ impl History {
     }
 
     /// Carries an operation out on both sides and compares.
-    fn perform(&mut self, op: &Op, rng: &mut SimRng) -> Outcome<()> {
+    pub(crate) fn perform(&mut self, op: &Op, rng: &mut SimRng) -> Outcome<()> {
         self.say(&op);
         if matches!(&op, Op::Lookup { name, .. } if name == b".mendfs")
             || matches!(&op, Op::GetXattr { name, .. } if name.starts_with(b"user.mendfs."))
@@ -241,6 +246,8 @@ impl History {
             Step::Look => self.compare(),
             Step::Remount => self.remount(),
             Step::Kill => {
+                self.life.exact = true;
+                self.before_the_end();
                 self.machine.kill();
                 return self.come_back(None);
             }
@@ -278,6 +285,7 @@ impl History {
                 pieces,
                 budget,
             } => self.machine.scrub(order, pieces, budget).map(|_| ()),
+            Step::Life(event) => self.live(event),
         };
         if !self.machine.world.is_powered() {
             return self.recover(None);
@@ -329,7 +337,9 @@ impl History {
     fn watch_victim(&mut self) {
         // One that is only missing from this mount may have missed nothing, if nothing was written.
         let gone = [MirrorState::Failed, MirrorState::Offline];
-        if self.machine.mounted.is_some() {
+        if self.plan.kind.is_members() {
+            self.note_members();
+        } else if self.machine.mounted.is_some() {
             self.out |= gone.contains(&self.machine.status_of(self.plan.victim).state);
         }
     }
@@ -352,7 +362,14 @@ impl History {
 
     /// Compares the whole tree.
     pub(crate) fn compare(&self) -> Outcome<()> {
+        let before = self.reads_of_others();
         let real = look(self.machine.vfs())?;
+        let after = self.reads_of_others();
+        if !before.is_empty() && before != after {
+            return Err(format!(
+                "a mirror that is not up to date was read: {before:?} {after:?}"
+            ));
+        }
         let expected = self.model.tree.visible();
         if real == expected {
             Ok(())
@@ -363,9 +380,19 @@ impl History {
 
     /// Unmounts and mounts again.
     fn remount(&mut self) -> Outcome<()> {
+        if self.plan.kind.is_members() {
+            // What the mirrors are when all is done, is told before the unmount.
+            let synced = self.sync();
+            if !self.machine.world.is_powered() {
+                return self.recover(None);
+            }
+            synced?;
+            self.note_members();
+        }
         let closed = self.machine.close();
         if !self.machine.world.is_powered() {
-            return self.recover(None);
+            self.machine.crash(self.loss);
+            return self.come_back(None);
         }
         closed.map_err(|error| format!("unmount: {error}"))?;
         self.acknowledge();
@@ -378,6 +405,9 @@ impl History {
             eprintln!("       -> power off ({:?})", self.loss);
         }
         self.crashes += 1;
+        if self.machine.mounted.is_some() {
+            self.before_the_end();
+        }
         self.machine.crash(self.loss);
         if let Some(present) = self.plan.present_after_crash() {
             self.machine.present[self.plan.victim] = present;
@@ -386,8 +416,12 @@ impl History {
     }
 
     /// Mounts, as often as it takes, and finds the state that came back.
-    fn come_back(&mut self, in_flight: Option<Tree>) -> Outcome<()> {
-        self.machine.disks.iter().for_each(SimDisk::attach);
+    pub(crate) fn come_back(&mut self, in_flight: Option<Tree>) -> Outcome<()> {
+        if self.plan.kind.is_members() {
+            self.choose_disks()?;
+        } else {
+            self.machine.disks.iter().for_each(SimDisk::attach);
+        }
         loop {
             if let Some(after) = self.crash_in_recovery.pop() {
                 let changes = self.machine.world.changes();
@@ -434,6 +468,9 @@ impl History {
             self.adopt(real?, in_flight)?;
             break;
         }
+        if self.plan.kind.is_members() {
+            return self.check_mounted();
+        }
         let victim = self.plan.victim;
         if self.out && self.machine.is_online(victim) {
             return Err(format!(
@@ -445,7 +482,7 @@ impl History {
     }
 
     /// The tree must be one of the states that may come back. It is the only one from now on.
-    fn adopt(&mut self, real: Tree, in_flight: Option<Tree>) -> Outcome<()> {
+    pub(crate) fn adopt(&mut self, real: Tree, in_flight: Option<Tree>) -> Outcome<()> {
         self.states.extend(in_flight);
         let allowed = &self.states[self.acknowledged..];
         if !allowed.iter().rev().any(|state| state.visible() == real) {
@@ -504,6 +541,9 @@ impl History {
             disk.set_faults(mendfs::backing::sim::Faults::none());
         }
         self.compare()?;
+        if self.plan.kind.is_members() {
+            return self.finish_members();
+        }
         match self.plan.kind {
             Kind::BothCopies => return self.damage_both_copies(),
             Kind::Full | Kind::FullAndCrash => self.make_room_again()?,
@@ -524,6 +564,10 @@ impl History {
         self.check_each_alone()
     }
 
+    pub(crate) const fn states_since_mount(&self) -> usize {
+        self.states.len()
+    }
+
     /// Sets the clock to a time after all others.
     pub(crate) fn number_on(&mut self) {
         self.number = 1 << 20;
@@ -538,7 +582,7 @@ impl History {
 }
 
 /// Leaves so many bytes free on a disk.
-fn set_free(disk: &SimDisk, free: u64) -> Outcome<()> {
+pub(crate) fn set_free(disk: &SimDisk, free: u64) -> Outcome<()> {
     let space = disk.space().map_err(|error| error.to_string())?;
     disk.set_capacity(space.total - space.available + free);
     Ok(())

@@ -108,6 +108,8 @@ pub(crate) struct Machine {
     pub(crate) prefer: Option<String>,
     /// The scrub as the last mount remembered it, now and then.
     remembered: ScrubRun,
+    /// Disks that are no mirrors, which no mount names.
+    pub(crate) unnamed: Vec<bool>,
     clock: Arc<AtomicU64>,
 }
 
@@ -115,7 +117,7 @@ impl Machine {
     /// A computer with a new pool, not yet mounted.
     pub(crate) fn new(seed: u64, config: Config) -> Machine {
         let world = SimWorld::new(seed);
-        let names = ["a", "b", "c"];
+        let names = ["a", "b", "c", "d"];
         let disks: Vec<SimDisk> = names[..config.mirrors]
             .iter()
             .map(|name| world.disk(name))
@@ -140,6 +142,7 @@ impl Machine {
         Machine {
             world,
             present: vec![true; disks.len()],
+            unnamed: vec![false; disks.len()],
             disks,
             config,
             mounted: None,
@@ -192,8 +195,12 @@ impl Machine {
         let mut plug = |disk: &SimDisk| over(Arc::new(disk.plug()));
         self.disks
             .iter()
-            .zip(&self.present)
-            .map(|(disk, present)| (disk.label(), present.then(|| plug(disk))))
+            .zip(self.present.iter().zip(&self.unnamed))
+            .filter(|(_, (_, unnamed))| !*unnamed)
+            .map(|(disk, (present, _))| {
+                let there = *present && disk.is_attached();
+                (disk.label(), there.then(|| plug(disk)))
+            })
             .collect()
     }
 
@@ -308,6 +315,7 @@ impl Machine {
         }
         self.disks.push(disk);
         self.present.push(true);
+        self.unnamed.push(false);
         self.disks.len() - 1
     }
 
@@ -319,12 +327,13 @@ impl Machine {
 
     /// What a pool needs to take in disks while it is open.
     fn outside(&self) -> Outside {
-        let disks = self.disks.clone();
+        let world = self.world.clone();
         let drawn = AtomicU64::new(self.clock.load(Ordering::Relaxed));
         Outside {
             open: Box::new(move |label, _| {
-                let found = disks.iter().find(|disk| disk.label() == label);
-                let disk = found.ok_or(std::io::ErrorKind::NotFound)?;
+                let disks = world.disks().into_iter();
+                let mut found = disks.filter(|disk| disk.label() == label && disk.is_attached());
+                let disk = found.next().ok_or(std::io::ErrorKind::NotFound)?;
                 Ok(Arc::new(disk.plug()) as Arc<dyn Backing>)
             }),
             random: Box::new(move || {

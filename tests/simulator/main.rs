@@ -6,14 +6,15 @@
 //!
 //! `ops` draws operations, `model`, `apply` and `contents` are the plain filesystem, `execute`
 //! carries the same out on the real one and looks at it, `machine` is the computer with its disks,
-//! `plan` says what goes wrong when, `history` runs all this, `whole` checks that damage is found
-//! and healed.
+//! `plan` says what goes wrong when, `history` runs all this, `life` is that of mirrors, `whole`
+//! checks that damage is found and healed.
 #![allow(missing_docs)]
 
 mod apply;
 mod contents;
 mod execute;
 mod history;
+mod life;
 mod machine;
 mod mirrors;
 mod model;
@@ -31,9 +32,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use history::Failure;
+use plan::{LONG, MEMBERS};
 
 /// Histories in an ordinary run.
 const HISTORIES: u64 = 10_000;
+/// Of these about the life of mirrors.
+const MIRROR_HISTORIES: u64 = 2_000;
+/// Long ones, in a nightly run.
+const LONG_HISTORIES: u64 = 50;
 /// Runs spent on making a failing history small.
 const SHRINKING: usize = 300;
 /// Failures after which there is no point in going on.
@@ -115,7 +121,30 @@ fn random_histories_agree_with_the_model() {
         return;
     }
     let histories = env_number("MENDFS_HISTORIES").unwrap_or(HISTORIES);
-    let first = env_number("MENDFS_FIRST").unwrap_or(0);
+    run_all(env_number("MENDFS_FIRST").unwrap_or(0), histories);
+}
+
+#[test]
+fn histories_of_mirrors_that_come_and_go_agree_with_the_model() {
+    if env_number("SEED").is_none() {
+        let histories = env_number("MENDFS_HISTORIES").map_or(MIRROR_HISTORIES, |all| all / 5);
+        run_all(MEMBERS + env_number("MENDFS_FIRST").unwrap_or(0), histories);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn long_histories_of_mirrors_that_come_and_go_agree_with_the_model() {
+    if env_number("SEED").is_none() {
+        run_all(
+            LONG + env_number("MENDFS_FIRST").unwrap_or(0),
+            LONG_HISTORIES,
+        );
+    }
+}
+
+/// Runs the histories of so many seeds.
+fn run_all(first: u64, histories: u64) {
     let next = AtomicU64::new(first);
     let failures: Mutex<Vec<(u64, Failure)>> = Mutex::default();
     let threads = thread::available_parallelism()

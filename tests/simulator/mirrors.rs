@@ -43,8 +43,8 @@ fn tree(machine: &Machine) -> Tree {
     look(machine.vfs()).expect("all is readable")
 }
 
-/// The mirrors hold the same bytes in every file but the superblock.
-fn assert_alike(machine: &Machine, disks: &[usize]) {
+/// Says where the mirrors do not hold the same bytes in every file but the superblock.
+pub(crate) fn alike(machine: &Machine, disks: &[usize]) -> Result<(), String> {
     let contents = |disk: usize| -> BTreeMap<FileName, Option<Vec<u8>>> {
         let disk = &machine.disks[disk];
         let files = disk.files().into_iter();
@@ -52,20 +52,29 @@ fn assert_alike(machine: &Machine, disks: &[usize]) {
         files.map(|file| (file, disk.content(file))).collect()
     };
     let first = contents(disks[0]);
-    for other in &disks[1..] {
-        let other = contents(*other);
-        let names = |files: &BTreeMap<FileName, Option<Vec<u8>>>| -> Vec<FileName> {
-            files.keys().copied().collect()
-        };
-        assert_eq!(names(&first), names(&other));
+    for disk in &disks[1..] {
+        let other = contents(*disk);
+        if !first.keys().eq(other.keys()) {
+            let (ours, theirs): (Vec<_>, Vec<_>) = (first.keys().collect(), other.keys().collect());
+            return Err(format!("mirror {disk} has {theirs:?} and not {ours:?}"));
+        }
         for (file, content) in &first {
             let (ours, theirs) = (content.as_deref(), other[file].as_deref());
             let (ours, theirs) = (ours.unwrap_or(&[]), theirs.unwrap_or(&[]));
-            assert_eq!(ours.len(), theirs.len(), "{file}");
             let differs = ours.iter().zip(theirs).position(|(a, b)| a != b);
-            assert_eq!(differs, None, "first difference in {file}");
+            if differs.is_some() || ours.len() != theirs.len() {
+                let (ours, theirs) = (ours.len(), theirs.len());
+                return Err(format!(
+                    "{file} of {ours} and on mirror {disk} {theirs} bytes differs at {differs:?}"
+                ));
+            }
         }
     }
+    Ok(())
+}
+
+fn assert_alike(machine: &Machine, disks: &[usize]) {
+    assert_eq!(alike(machine, disks), Ok(()));
 }
 
 /// Each mirror alone has that tree, whole.
@@ -333,6 +342,72 @@ fn of_mirrors_that_went_on_apart_the_preferred_one_is_kept_and_the_other_filled_
         machine.prefer = None;
         assert_whole(machine, &[0, 1]);
     }
+}
+
+#[test]
+fn a_mirror_lost_while_it_was_brought_up_to_date_is_not_taken_for_another_history() {
+    let mut machine = mounted(Config::default());
+    let ino = create(&machine, "f");
+    fill(&machine, ino, 0, 50_000, 1);
+    for name in ["first", "second"] {
+        machine.add_disk(name);
+        machine.pool().mirror_add(name, None).expect("add");
+    }
+    // It carries the epoch of the others when it goes, and does not know the first as online.
+    machine.disks[3].detach();
+    machine.resync().expect("resync");
+    assert_eq!(machine.status_of(2).state, MirrorState::Online);
+    machine.disks[3].attach();
+    machine.pool().mirror_online("second").expect("back");
+    machine.resync().expect("resync");
+    assert_whole(machine, &[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_mirror_that_was_behind_at_mount_may_be_unplugged_and_come_back() {
+    let mut machine = mounted(Config::default());
+    let ino = create(&machine, "f");
+    machine.pool().mirror_offline("b").expect("offline");
+    fill(&machine, ino, 0, 50_000, 2);
+    machine.reopen();
+    assert_eq!(machine.status_of(1).state, MirrorState::Offline);
+    machine.disks[1].detach();
+    machine.disks[1].attach();
+    machine.pool().mirror_online("b").expect("online");
+    machine.resync().expect("resync");
+    assert_whole(machine, &[0, 1]);
+}
+
+#[test]
+fn reserving_space_lets_go_of_a_mirror_that_others_filled_up() {
+    let machine = mounted(Config::default());
+    let ino = create(&machine, "f");
+    machine.pool().sync().expect("sync");
+    super::history::set_free(&machine.disks[1], 1000).expect("a disk");
+    let reserved = machine.vfs().fallocate(ino, 0, 100_000, 0);
+    assert!(reserved.is_ok(), "{reserved:?}");
+    assert_eq!(machine.status_of(1).state, MirrorState::Offline);
+}
+
+#[test]
+fn what_lies_between_live_data_is_copied_from_a_mirror_that_can_be_read() {
+    let mut machine = mounted(Config {
+        segment: 256 << 10,
+        ..Config::default()
+    });
+    let ino = create(&machine, "f");
+    let kept = create(&machine, "kept");
+    for round in 0..6 {
+        fill(&machine, ino, 0, 60_000, round);
+        fill(&machine, kept, u64::from(round) * 8192, 5000, round);
+    }
+    machine.add_disk("new");
+    machine.pool().mirror_add("new", None).expect("add");
+    let bad = Faults::none().rate(Fault::ReadError, None, 300_000);
+    machine.disks[0].set_faults(bad);
+    machine.resync().expect("resync");
+    machine.disks[0].set_faults(Faults::none());
+    assert_alike(&machine, &[1, 2]);
 }
 
 #[test]

@@ -4,7 +4,13 @@ use mendfs::backing::FileName;
 use mendfs::backing::sim::{Fault, Faults, FileClass, PowerLoss, SimDisk, SimRng};
 use mendfs::pool::ScrubOrder;
 
+use super::life::Event;
 use super::machine::Config;
+
+/// From this seed on histories are about the life of mirrors.
+pub(crate) const MEMBERS: u64 = 1_000_000_000;
+/// And from this one on they are long.
+pub(crate) const LONG: u64 = 2_000_000_000;
 
 /// What may go wrong in a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +37,20 @@ pub(crate) enum Kind {
     Full,
     /// As well as the power failing.
     FullAndCrash,
+    /// Mirrors leave, come back, are added, replaced and removed.
+    Members,
+    /// As well as the power failing.
+    MembersAndCrash,
 }
 
 impl Kind {
     pub(crate) fn of(seed: u64) -> Kind {
+        if seed >= MEMBERS {
+            return match seed % 3 {
+                0 => Kind::Members,
+                _ => Kind::MembersAndCrash,
+            };
+        }
         match seed % 17 {
             0 => Kind::Plain,
             1..=5 => Kind::Crash,
@@ -54,6 +70,10 @@ impl Kind {
         matches!(self, Kind::Full | Kind::FullAndCrash)
     }
 
+    pub(crate) const fn is_members(self) -> bool {
+        matches!(self, Kind::Members | Kind::MembersAndCrash)
+    }
+
     pub(crate) const fn crashes(self) -> bool {
         matches!(
             self,
@@ -63,6 +83,7 @@ impl Kind {
                 | Kind::MirrorLost
                 | Kind::Astray
                 | Kind::FullAndCrash
+                | Kind::MembersAndCrash
         )
     }
 }
@@ -114,6 +135,8 @@ pub(crate) enum Step {
         pieces: u64,
         budget: u32,
     },
+    /// Something happens to the mirrors.
+    Life(Event),
 }
 
 /// A kind of history with its choices.
@@ -129,7 +152,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(kind: Kind, config: &mut Config, rng: &mut SimRng) -> Plan {
+    pub(crate) fn draw(seed: u64, config: &mut Config, rng: &mut SimRng) -> Plan {
+        let kind = Kind::of(seed);
         let large = [16 << 10, 64 << 10, 64 << 10, 300 << 10][rng.index(4)];
         if kind.is_full() {
             config.journal = 256 << 10;
@@ -137,11 +161,22 @@ impl Plan {
             config.segment = 256 << 10;
             config.capacity = Some((4 << 20) + rng.below(2 << 20));
         }
+        if kind.is_members() {
+            config.mirrors = 2 + rng.index(3);
+            config.journal = 256 << 10;
+            config.reserve = 256 << 10;
+            config.segment = [128 << 10, 256 << 10, 1 << 20][rng.index(3)];
+        }
         Plan {
             kind,
             victim: rng.index(config.mirrors),
-            large,
+            large: if kind.is_members() {
+                large.min(64 << 10)
+            } else {
+                large
+            },
             steps: match rng.below(50) {
+                _ if seed >= LONG => 1000 + rng.below(1000),
                 0 => 400,
                 _ => 40 + rng.below(60),
             },
@@ -167,6 +202,11 @@ impl Plan {
     }
 
     pub(crate) fn step(&mut self, rng: &mut SimRng) -> Step {
+        if self.kind.is_members()
+            && let Some(step) = self.life(rng)
+        {
+            return step;
+        }
         match rng.below(1000) {
             0..40 => Step::Sync,
             40..60 => Step::Checkpoint,
@@ -178,7 +218,7 @@ impl Plan {
             120..125 => Step::Kill,
             125..165 => self.event(rng),
             165..190 if self.kind.crashes() => self.crash(rng),
-            165..170 if self.kind != Kind::Plain => Step::Health,
+            165..170 if self.kind != Kind::Plain && !self.kind.is_members() => Step::Health,
             192..207 => Plan::scrub(rng),
             190..192 if rng.below(6) == 0 => Step::Fragment,
             _ => Step::Op,
@@ -199,6 +239,30 @@ impl Plan {
             pieces: 1 + rng.below(30),
             budget: 4096 << rng.below(9),
         }
+    }
+
+    /// What happens to the mirrors, if anything does.
+    fn life(&self, rng: &mut SimRng) -> Option<Step> {
+        let (what, pick) = (rng.below(100), rng.next_u64() >> 8);
+        let event = match what {
+            0..3 => Event::Offline(pick),
+            3..7 => Event::Online(pick),
+            7..9 => Event::Add,
+            9..11 => Event::Remove(pick),
+            11..13 => Event::Replace(pick),
+            13..15 => Event::Detach(pick),
+            15..18 => Event::Attach(pick),
+            18 => Event::Squeeze(pick, rng.below(64 << 10)),
+            19 => Event::Relax(pick),
+            20..24 => Event::Faults(pick, mirror_faults(rng)),
+            24 => Event::PowerOfOne(pick),
+            25 if rng.coin() => Event::Apart(pick),
+            26..36 => Event::Resync(1 + rng.below(12)),
+            36 => Event::Resync(u64::MAX),
+            37 => Event::Wait,
+            _ => return None,
+        };
+        Some(Step::Life(event))
     }
 
     fn crash(&self, rng: &mut SimRng) -> Step {
@@ -226,7 +290,7 @@ impl Plan {
 
     fn event(&self, rng: &mut SimRng) -> Step {
         match self.kind {
-            Kind::Plain | Kind::BothCopies => Step::Op,
+            Kind::Plain | Kind::BothCopies | Kind::Members | Kind::MembersAndCrash => Step::Op,
             Kind::Crash | Kind::MirrorLost => self.crash(rng),
             Kind::Rot | Kind::RotAndCrash => Step::Damage(Damage::draw(rng)),
             Kind::Astray => {
@@ -263,6 +327,21 @@ impl Plan {
                 disks: 1 + rng.below(7),
             },
         }
+    }
+}
+
+/// What may go wrong with one mirror, or what ends it.
+fn mirror_faults(rng: &mut SimRng) -> Faults {
+    match rng.below(6) {
+        0 | 1 => Faults::none(),
+        2 => one_shot(rng, Fault::SyncError),
+        3 => one_shot(rng, Fault::WriteError),
+        4 => one_shot(rng, Fault::ReadError),
+        _ => Faults::none().rate(Fault::ReadError, None, 100_000).rate(
+            Fault::ShortRead,
+            None,
+            50_000,
+        ),
     }
 }
 
