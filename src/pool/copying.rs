@@ -57,6 +57,8 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Failed`] if no mirror took it.
     pub fn note_resync(&self, target: &Target, lsn: Lsn) -> Result<()> {
+        // What was freed before it was copied must not come back with a crash: the target lacks it.
+        self.sync()?;
         self.guard(self.mirrors.note_progress(target.mirror().uuid, lsn))
     }
 
