@@ -214,7 +214,10 @@ fn a_directory_that_is_deleted_is_replaced_by_a_new_one_in_its_place() {
     under_load(&pool, || {
         let gone = pool.mirror(0).to_owned();
         fs::rename(&gone, pool.scratch().join("gone")).expect("rename");
-        fs::remove_dir_all(pool.scratch().join("gone")).expect("rm -r");
+        // What still writes there may get in the way of deleting it.
+        wait_for("rm -r", LONG, || {
+            fs::remove_dir_all(pool.scratch().join("gone")).is_ok()
+        });
         wait_states(&pool, &["missing", "online"]);
         fs::create_dir(&gone).expect("mkdir");
         let gone = gone.to_str().expect("UTF-8");
@@ -446,6 +449,7 @@ impl Bases {
         let small = ["--journal-size", "4M"];
         let mut foreign = Pool::create_with(2, &small);
         foreign.mount();
+        fs::write(foreign.mnt().join("foreign"), vec![7; 100_000]).expect("write");
         foreign.umount();
         let mut pool = Pool::create_with(2, &small);
         pool.mount();

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::backing::{Backing, FileName};
-use crate::format::{Epoch, FormatError, Lsn, MemberState, SUPER_SLOT_LEN, Superblock, Uuid};
+use crate::format::{
+    Epoch, FormatError, Lsn, Member, MemberState, SUPER_SLOT_LEN, Superblock, Uuid,
+};
 
 /// Features of each kind that this build knows: none yet.
 const KNOWN_FEATURES: u64 = 0;
@@ -467,10 +469,20 @@ fn refuse_mixed(known: &[Known<'_>]) -> Result<(), OpenError> {
 
 /// Whether each of the two was in an epoch that the other's list does not know of.
 pub fn went_apart(ours: &Superblock, theirs: &Superblock) -> bool {
-    // One that calls the other online has written nothing without it.
+    // One that calls the other online has written nothing without it. Of one that was never in sync,
+    // or is not on the list, that is not known: then it counts whether it went on without anybody,
+    // unless the other had it on its list, and so was removed from this one.
     let alone = |one: &Superblock, other: &Superblock| {
-        one.member(other.mirror)
-            .is_none_or(|member| member.state != MemberState::Online)
+        let left_behind = |member: &Member| {
+            member.uuid != one.mirror
+                && member.epoch > Epoch(0)
+                && member.state != MemberState::Online
+        };
+        match one.member(other.mirror) {
+            Some(member) if member.epoch > Epoch(0) => member.state != MemberState::Online,
+            None if other.member(one.mirror).is_some() => true,
+            Some(_) | None => one.members.iter().any(left_behind),
+        }
     };
     let unknown_to = |one: &Superblock, other: &Superblock| {
         other

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
+use super::room::GONE;
 use super::set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState};
 use super::write::MirrorError;
 use crate::backing::{Backing, FileName};
@@ -125,9 +126,14 @@ impl MirrorSet {
     /// [`MirrorError::AllFailed`] if none would be left, who then stay as they are, or if no mirror
     /// took the new epoch.
     pub(super) fn take_out(&self, failed: &[(&Mirror, String)]) -> Result<(), MirrorError> {
+        // Errors of a disk that was pulled out say less than that.
+        let present = |mirror: &Mirror| mirror.backing().is_none_or(|b| b.is_present());
         let gone: Vec<_> = failed
             .iter()
-            .map(|(mirror, cause)| (mirror.id, MirrorState::Failed, cause.as_str()))
+            .map(|(mirror, cause)| match present(mirror) {
+                true => (mirror.id, MirrorState::Failed, cause.as_str()),
+                false => (mirror.id, MirrorState::Missing, GONE),
+            })
             .collect();
         self.leave(&mut self.membership.lock(), &gone)
     }
@@ -211,7 +217,7 @@ impl MirrorSet {
     /// [`MembershipError`]; then it stays in.
     pub fn offline(&self, uuid: Uuid, cause: &str) -> Result<(), MembershipError> {
         let mut membership = self.membership.lock();
-        let mirror = self.removable(uuid)?;
+        let mirror = self.removable(&mut membership, uuid)?;
         if mirror.state().is_written() {
             self.detach(&mirror, MirrorState::Offline, cause);
         } else {
@@ -231,7 +237,7 @@ impl MirrorSet {
     /// [`MembershipError`]; then it stays a member.
     pub fn expel(&self, uuid: Uuid, cause: &str) -> Result<Arc<Mirror>, MembershipError> {
         let mut membership = self.membership.lock();
-        let mirror = self.removable(uuid)?;
+        let mirror = self.removable(&mut membership, uuid)?;
         if mirror.state().is_written() {
             self.detach(&mirror, MirrorState::Offline, cause);
         }
@@ -242,8 +248,14 @@ impl MirrorSet {
         Ok(mirror)
     }
 
-    /// The mirror with that UUID, if another one holds everything.
-    fn removable(&self, uuid: Uuid) -> Result<Arc<Mirror>, MembershipError> {
+    /// The mirror with that UUID, if another one holds everything, and can still be written.
+    fn removable(
+        &self,
+        membership: &mut Membership,
+        uuid: Uuid,
+    ) -> Result<Arc<Mirror>, MembershipError> {
+        // One whose disk is gone may not have been noticed yet: this takes it out.
+        self.write_superblock(membership)?;
         let all = self.all();
         let mirror = all.iter().find(|mirror| mirror.uuid == uuid);
         let mirror = mirror.ok_or(MembershipError::Unknown(uuid))?;

@@ -28,7 +28,7 @@ pub mod membership;
 mod patience;
 mod read;
 mod repair;
-mod room;
+pub mod room;
 mod set;
 mod superblocks;
 mod survey;

@@ -15,9 +15,9 @@ const SQUEEZED_PART: u64 = 8;
 const SQUEEZED_MIN: u64 = 8 << 20;
 
 /// The cause told of a mirror that was filled up.
-pub(super) const FULL: &str = "files that are not the pool's fill up its filesystem";
+pub const FULL: &str = "files that are not the pool's fill up its filesystem";
 /// The cause told of a mirror whose directory is not where it was.
-const GONE: &str = "its directory is no longer there: unmounted, moved or deleted";
+pub(super) const GONE: &str = "its directory is no longer there: unmounted, moved or deleted";
 
 impl MirrorSet {
     /// Takes out those of these full mirrors that somebody else has filled, if all of them are such

@@ -13,6 +13,7 @@ use super::open::{BY_OPERATOR, DIVERGED};
 use crate::backing::{Backing, FileName, Space};
 use crate::format::{Lsn, MemberState, Uuid};
 use crate::mirrors::choose::went_apart;
+use crate::mirrors::room::FULL;
 use crate::mirrors::{
     MembershipError, Mirror, MirrorId, MirrorState, Newcomer, OpenError, read_superblock,
 };
@@ -336,7 +337,10 @@ impl Pool {
         // With no room while the others have some it would be the one that fills up the pool.
         let short = |space: Space| space.available < 2 * self.kept_of(space.total);
         let others_short = self.mirrors.space().is_none_or(short);
-        if short(space) && (mirror.state() == MirrorState::Offline || !others_short) {
+        let others = self.mirrors.space().map_or(0, |space| space.available);
+        let still_filled = mirror.cause() == FULL && space.available < others / 8;
+        if still_filled || short(space) && (mirror.state() == MirrorState::Offline || !others_short)
+        {
             let mirror = mirror.name();
             return Err(PoolError::NoSpace { mirror }.into());
         }

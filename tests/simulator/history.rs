@@ -202,7 +202,7 @@ impl History {
                 Ok(())
             }
             (Err(expected), Err(errno)) if expected == errno => Ok(()),
-            (_, Err(Errno::ENOSPC)) if self.plan.kind.is_full() && may_need_space(op) => Ok(()),
+            (_, Err(Errno::ENOSPC)) if self.may_be_full() && may_need_space(op) => Ok(()),
             (expected, reply) => {
                 let failure = self.machine.pool().failure();
                 Err(format!(
@@ -445,6 +445,18 @@ impl History {
                     .disks
                     .iter()
                     .try_for_each(|disk| set_free(disk, 1 << 20))?;
+                continue;
+            }
+            let all = self.machine.present.iter().all(|present| *present);
+            if self.plan.kind.is_members()
+                && !all
+                && mounted
+                    .as_ref()
+                    .is_err_and(|error| error.contains("left behind"))
+            {
+                // One of those that are there knows that the others went on.
+                self.machine.present.fill(true);
+                self.machine.disks.iter().for_each(SimDisk::attach);
                 continue;
             }
             mounted.map_err(|error| format!("mount: {error}"))?;

@@ -8,7 +8,7 @@
 
 use mendfs::backing::sim::{Faults, PowerLoss, SimRng};
 use mendfs::format::MemberState;
-use mendfs::mirrors::read_superblock;
+use mendfs::mirrors::{MembershipError, read_superblock};
 use mendfs::pool::MemberError;
 use mendfs::pool::status::{MirrorState, PoolState};
 
@@ -57,6 +57,8 @@ pub(crate) struct Life {
     current: Vec<bool>,
     /// May have held everything when a crash came.
     doubtful: Vec<bool>,
+    /// Some disk was pulled out, which is a crash of that disk.
+    pulled: bool,
     /// Filled up by others.
     squeezed: Vec<bool>,
     /// Free of faults when the mount began.
@@ -76,6 +78,7 @@ impl Default for Life {
             uuids: Vec::new(),
             current: Vec::new(),
             doubtful: Vec::new(),
+            pulled: false,
             clean: Vec::new(),
             squeezed: Vec::new(),
             doomed: Vec::new(),
@@ -177,7 +180,14 @@ impl History {
         } else {
             // One that was being brought up to date may have got there with its last change.
             let after: Vec<bool> = (0..self.machine.disks.len())
-                .map(|disk| self.state_of(disk).is_some_and(is_written))
+                .map(|disk| {
+                    // When the power is gone, so is whoever was promoted just before.
+                    let cut = !self.machine.world.is_powered();
+                    let state = self.state_of(disk);
+                    state.is_some_and(|state| {
+                        is_written(state) || cut && state == MirrorState::Failed
+                    })
+                })
                 .collect();
             let sure = self.surely_current();
             self.life.current.resize(after.len(), false);
@@ -354,6 +364,7 @@ impl History {
                 }
             }
             Event::Detach(pick) => {
+                self.life.pulled = true;
                 let disk = self.pick(pick);
                 if self.is_spare(disk) {
                     self.machine.disks[disk].detach();
@@ -416,11 +427,23 @@ impl History {
         may: &dyn Fn(&MemberError) -> bool,
     ) -> Outcome<()> {
         match done {
+            // All others may have been pulled out, which nobody had noticed.
+            Err(MemberError::Membership(MembershipError::Last { .. })) if self.life.pulled => {
+                Ok(())
+            }
             Err(error) if self.machine.world.is_powered() && !may(&error) => {
                 Err(format!("members: {error}"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether an application may be told that there is no space: a mirror that others have nearly
+    /// filled was small already when it was attached.
+    pub(crate) fn may_be_full(&self) -> bool {
+        let tight = |disk: usize| self.life.squeezed[disk] && self.holds_all(disk);
+        self.plan.kind.is_full()
+            || self.plan.kind.is_members() && (0..self.machine.disks.len()).any(tight)
     }
 
     /// An empty disk that is no mirror.
@@ -562,7 +585,7 @@ impl History {
             .filter(|disk| self.state_of(*disk).is_some())
             .collect();
         // A crash may leave what is no data different on those that were not brought up to date.
-        if self.crashes > 0 {
+        if self.crashes > 0 || self.life.pulled {
             let findings = self.machine.verify()?;
             if !findings.is_empty() {
                 return Err(format!("verification found: {}", findings.join("; ")));
