@@ -469,9 +469,9 @@ fn refuse_mixed(known: &[Known<'_>]) -> Result<(), OpenError> {
 
 /// Whether each of the two was in an epoch that the other's list does not know of.
 pub fn went_apart(ours: &Superblock, theirs: &Superblock) -> bool {
-    // One that calls the other online has written nothing without it. Of one that was never in sync,
-    // or is not on the list, that is not known: then it counts whether it went on without anybody,
-    // unless the other had it on its list, and so was removed from this one.
+    // One that calls the other online has written nothing without it. Of one that was never in
+    // sync, or is not on the list, that is not known: then it counts whether it went on without
+    // anybody, unless the other had it on its list, and so was removed from this one.
     let alone = |one: &Superblock, other: &Superblock| {
         let left_behind = |member: &Member| {
             member.uuid != one.mirror
