@@ -32,6 +32,9 @@ pub(super) enum Command {
     Salvage(SalvageArgs),
     /// Check a pool that is not mounted
     Check(CheckArgs),
+    /// Print what a shell needs to complete command lines; for packagers
+    #[command(hide = true)]
+    Completions(CompletionsArgs),
 }
 
 /// Arguments of `mendfs format` and mkfs.mendfs.
@@ -389,6 +392,31 @@ pub(super) struct CheckArgs {
     /// The mirror directories, separated by colons
     #[arg(value_name = "DIR1:DIR2")]
     pub(super) source: OsString,
+}
+
+/// Arguments of `mendfs completions`.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: clap_complete::Shell,
+    /// The program
+    #[arg(value_enum, value_name = "PROGRAM", default_value_t = Program::Mendfs)]
+    pub(super) program: Program,
+}
+
+/// Programs that people type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Program {
+    /// mendfs
+    #[value(name = "mendfs")]
+    Mendfs,
+    /// mkfs.mendfs
+    #[value(name = "mkfs.mendfs")]
+    Mkfs,
+    /// fsck.mendfs
+    #[value(name = "fsck.mendfs")]
+    Fsck,
 }
 
 #[cfg(test)]

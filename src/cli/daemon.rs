@@ -3,6 +3,8 @@
 //! The process forks before it has any thread. The child serves; the parent waits at a pipe until
 //! the child says that it is ready or why it is not, and exits with that. A child that dies
 //! without a word closes the pipe, which is an answer too.
+//!
+//! In the foreground it is the service manager that is told, if one started the process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,6 +19,7 @@ use nix::unistd::{
 };
 
 use super::logging;
+use super::notify::Manager;
 use super::outcome::Failure;
 
 /// First byte on the pipe for "ready"; a failure starts with its tag.
@@ -26,11 +29,23 @@ const READY: u8 = 0;
 #[derive(Debug)]
 pub(super) struct Readiness {
     pipe: Option<File>,
+    manager: Manager,
 }
 
 impl Readiness {
-    /// Says so, once. In the foreground nobody waits to be told.
-    pub(super) fn ready(&mut self) -> io::Result<()> {
+    /// Tells a service manager what the server is doing.
+    pub(super) fn doing(&self, what: &str) {
+        self.manager.status(what);
+    }
+
+    /// Tells a service manager that the mount is gone.
+    pub(super) fn stopping(&self, what: &str) {
+        self.manager.stopping(what);
+    }
+
+    /// Says so, once. In the foreground only a service manager waits to be told.
+    pub(super) fn ready(&mut self, what: &str) -> io::Result<()> {
+        self.manager.ready(what);
         let Some(mut pipe) = self.pipe.take() else {
             return Ok(());
         };
@@ -59,7 +74,14 @@ pub(super) fn foreground(
     serve: impl FnOnce(&mut Readiness) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     logging::to_stderr();
-    serve(&mut Readiness { pipe: None }).map(|()| ExitCode::SUCCESS)
+    let manager = Manager::of_this_process();
+    let mut readiness = Readiness {
+        pipe: None,
+        manager: manager.clone(),
+    };
+    serve(&mut readiness)
+        .map(|()| ExitCode::SUCCESS)
+        .inspect_err(|failure| manager.status(failure.message()))
 }
 
 /// Serves in a child process and returns when that is ready.
@@ -77,6 +99,8 @@ pub(super) fn background(
             drop(reader);
             let mut readiness = Readiness {
                 pipe: Some(File::from(writer)),
+                // Whoever started the parent waits for the parent.
+                manager: Manager::default(),
             };
             let code = match detach(&readiness).and_then(|()| {
                 logging::to_syslog();

@@ -16,6 +16,7 @@ mod alert;
 mod args;
 mod attribute;
 mod check;
+mod completions;
 mod daemon;
 mod engine;
 mod events;
@@ -24,6 +25,7 @@ mod logging;
 mod mirror;
 mod mount;
 mod mountinfo;
+mod notify;
 mod options;
 mod outcome;
 mod progress;
@@ -70,6 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Command::Events(args) => events::run(&args),
                 Command::Salvage(args) => salvage::run(&args),
                 Command::Check(args) => check::run(args),
+                Command::Completions(args) => completions::run(&args),
             })
         }
     }

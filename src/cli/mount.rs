@@ -189,10 +189,13 @@ fn resolve_mount_point(path: &Path) -> Result<PathBuf, Failure> {
 fn serve(plan: &Plan, readiness: &mut Readiness) -> Result<(), Failure> {
     become_io_flusher();
     let signals = block_signals()?;
+    let source = source::join(&plan.directories);
+    readiness.doing(&format!("Opening {}", source.display()));
     let (vfs, keeper) = open(plan)?;
     let alerts = Alerts::start(vfs.pool(), &plan.options.alerts, &plan.mount_point)
         .inspect_err(|error| log::error!("there will be no alerts: {error}"));
     let served = mount_and_serve(plan, &vfs, signals, readiness);
+    readiness.stopping(&format!("Closing {}", source.display()));
     if let Ok(Some(alerts)) = alerts {
         alerts.stop();
     }
@@ -261,12 +264,13 @@ fn mount_and_serve(
     tune(&device);
     watch_signals(signals, plan.mount_point.clone(), device)?;
     let source = source::join(&plan.directories);
-    log::info!(
+    let live = format!(
         "{} mounted on {}",
         source.display(),
         plan.mount_point.display()
     );
-    if let Err(error) = readiness.ready() {
+    log::info!("{live}");
+    if let Err(error) = readiness.ready(&live) {
         // The caller was interrupted and will not come back for this mount.
         if let Err(errno) = fuse::unmount(&plan.mount_point) {
             log::error!("{} stays mounted: {errno}", plan.mount_point.display());
