@@ -135,7 +135,7 @@ fn scene(name: &str) -> (&'static str, &'static str) {
             "await healthy",
         ),
         "killed" => (
-            "make; up; fill; kill -9 $(serving $top | cut -d/ -f3); \
+            "make; up; fill; sync $top/home/letters.db; kill -9 $(serving $top | cut -d/ -f3); \
              await '! serving $top >/dev/null'; ls $top/home/other 2>/dev/null && fail 'alive'",
             "healthy && cmp $top/home/letters.db $top/backup/letters.db",
         ),
