@@ -241,6 +241,45 @@ fn the_files_of_a_mirror_are_those_of_the_manual() {
 }
 
 #[test]
+fn the_tables_of_the_format_have_no_gaps_and_a_superblock_is_as_they_say() {
+    let page = page("mendfs.5");
+    let mut tables: Vec<Vec<(usize, usize)>> = Vec::new();
+    for line in page.lines() {
+        let mut columns = line.strip_prefix(".It ").unwrap_or("").split(" Ta ");
+        let number = |text: Option<&str>| text.and_then(|text| text.parse::<usize>().ok());
+        if let (Some(offset), Some(size)) = (number(columns.next()), number(columns.next())) {
+            if offset == 0 {
+                tables.push(Vec::new());
+            }
+            tables.last_mut().expect("a table").push((offset, size));
+        }
+    }
+    let ends: Vec<usize> = tables
+        .iter()
+        .map(|table| {
+            table.iter().fold(0, |at, &(offset, size)| {
+                assert_eq!(at, offset);
+                offset + size
+            })
+        })
+        .collect();
+    assert_eq!(ends, [4096, 40, 72, 4096]);
+    let pool = Pool::create_with(2, &["--label", "home"]);
+    let slots = fs::read(pool.mirror(0).join("mendfs.super")).expect("superblock");
+    let slot = slots
+        .chunks(4096)
+        .find(|slot| slot.starts_with(b"MENDFS\r\n"));
+    let slot = slot.expect("a slot");
+    assert_eq!(slot[8..12], 1_u32.to_le_bytes());
+    assert_eq!(slot[16..20], 4096_u32.to_le_bytes());
+    assert_eq!(
+        (&slot[184..186], &slot[186..190]),
+        (&[4, 0][..], &b"home"[..])
+    );
+    assert_eq!((slot[250], &slot[251..267]), (2, &slot[64..80]));
+}
+
+#[test]
 fn version_is_that_of_the_package() {
     let output = mendfs(["--version"]);
     let said = String::from_utf8(output.stdout).expect("text");
