@@ -116,7 +116,8 @@ fn scene(name: &str) -> (&'static str, &'static str) {
         "full" => (
             "mount -t tmpfs -o size=192M none $top/disk1; mount -t tmpfs -o size=192M none \
              $top/disk2; make; up; dd if=/dev/urandom \
-             of=$top/home/old-films.tar bs=1M count=400 oflag=dsync 2>/dev/null && fail 'not full'; \
+             of=$top/home/old-films.tar bs=1M count=400 oflag=dsync 2>/dev/null && \
+             fail 'not full'; \
              test -s $top/home/old-films.tar || fail 'nothing written'",
             "date >$top/home/again && sync $top/home/again",
         ),
