@@ -9,7 +9,7 @@ use crate::backing::{Backing, FileName};
 use crate::format::{
     JournalRef, Lsn, PoolTag, RECORD_ALIGN, RECORD_HEADER_LEN, Record, RecordHeader,
 };
-use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place};
+use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place, agree};
 
 /// Bytes given to a mirror in one go, about.
 const RUN_MAX: usize = 1 << 20;
@@ -247,14 +247,11 @@ fn walk(
             .iter_mut()
             .map(|reader| reader.record(end.head, pool, end.next, end.run))
             .collect();
-        // A mirror that a crash left behind may still have what an earlier recovery gave up.
-        let runs = found.iter().map(|copy| copy.as_ref().map(|copy| copy.run));
-        let Some(best) = runs
-            .enumerate()
-            .filter_map(|(index, run)| Some((run?, std::cmp::Reverse(index))))
-            .max()
-            .map(|(_, std::cmp::Reverse(index))| index)
-        else {
+        let copies: Vec<_> = found
+            .iter()
+            .map(|copy| copy.as_ref().map(|copy| (copy.run, copy.bytes.as_slice())))
+            .collect();
+        let Some(best) = agree(&copies) else {
             break;
         };
         let Some(Found { run, bytes, record }) = found[best].take() else {

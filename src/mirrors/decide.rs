@@ -1,7 +1,10 @@
 //! Which copy wins: a pure decision over what each mirror answered for one block.
 //!
 //! The checksum held by the block's parent has already judged every copy; nothing is ever decided
-//! by majority among copies that fail it, so nothing is repaired from a worse or an older one.
+//! by majority among copies that fail it, so nothing is repaired from a worse or an older one. What
+//! has no parent, the records of the journal, is decided by [`agree`].
+
+use std::cmp::Reverse;
 
 /// Why a copy is not good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +63,22 @@ pub enum Verdict {
     Fail,
 }
 
+/// Which of several intact copies counts where no parent's checksum can tell, as of a record of the
+/// journal: given by the run that wrote it and its content. The highest run, since a mirror that a
+/// crash left behind may still have what an earlier recovery gave up; of these the content that
+/// most mirrors have; of these the first.
+pub fn agree<T: PartialEq>(copies: &[Option<(u32, T)>]) -> Option<usize> {
+    let there = |index: usize| copies.get(index)?.as_ref();
+    let votes = |content: &(u32, T)| {
+        let same = |copy: &&Option<(u32, T)>| copy.as_ref() == Some(content);
+        copies.iter().filter(same).count()
+    };
+    (0..copies.len())
+        .filter_map(|index| there(index).map(|copy| (copy.0, votes(copy), Reverse(index))))
+        .max()
+        .map(|(.., Reverse(index))| index)
+}
+
 /// Decides over the answers, in order of mirrors.
 pub fn decide(outcomes: &[Outcome]) -> Verdict {
     let good = outcomes
@@ -93,6 +112,40 @@ pub fn decide(outcomes: &[Outcome]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every combination of nothing, two runs and two contents on up to four mirrors.
+    #[test]
+    fn the_newest_run_counts_then_the_majority_then_the_first() {
+        let kinds = [
+            None,
+            Some((1, 'a')),
+            Some((1, 'b')),
+            Some((2, 'a')),
+            Some((2, 'b')),
+        ];
+        for mirrors in 0..=4 {
+            for number in 0..5_usize.pow(mirrors) {
+                let copies: Vec<_> = (0..mirrors)
+                    .map(|mirror| kinds[number / 5_usize.pow(mirror) % 5])
+                    .collect();
+                let Some(chosen) = agree(&copies) else {
+                    assert!(copies.iter().all(Option::is_none), "{copies:?}");
+                    continue;
+                };
+                let won = copies[chosen].expect("a copy that is there");
+                let count = |copy| copies.iter().filter(|other| **other == Some(copy)).count();
+                for (index, copy) in copies.iter().enumerate() {
+                    let Some(copy) = *copy else { continue };
+                    assert!(copy.0 <= won.0, "an older run won in {copies:?}");
+                    if copy.0 == won.0 {
+                        assert!(count(copy) <= count(won), "a minority won in {copies:?}");
+                        let first = count(copy) < count(won) || index >= chosen;
+                        assert!(first || copy != won, "{copies:?}: not the first");
+                    }
+                }
+            }
+        }
+    }
 
     const ALL: [Outcome; 7] = [
         Outcome::Good,

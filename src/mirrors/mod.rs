@@ -36,7 +36,7 @@ mod target;
 mod write;
 
 pub use choose::{Candidate, Choice, History, OpenError, Standing, choose, read_superblock};
-pub use decide::{Damage, Outcome, Verdict};
+pub use decide::{Damage, Outcome, Verdict, agree};
 pub use health::READ_ERROR_BUDGET;
 pub use membership::{MembershipError, Newcomer};
 pub use patience::READ_DEADLINE;
