@@ -137,7 +137,7 @@ fn behind(pool: &Pool) -> Vec<String> {
             };
             match (mirror.state, mirror.cause.as_str()) {
                 (MirrorState::Missing, _) => format!("mirror {name} is missing"),
-                (_, cause) => format!("mirror {name} {cause}"),
+                (_, cause) => format!("mirror {name} {cause}; --repair takes it back if it can"),
             }
         })
         .collect()

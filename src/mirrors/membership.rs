@@ -126,14 +126,9 @@ impl MirrorSet {
     /// [`MirrorError::AllFailed`] if none would be left, who then stay as they are, or if no mirror
     /// took the new epoch.
     pub(super) fn take_out(&self, failed: &[(&Mirror, String)]) -> Result<(), MirrorError> {
-        // Errors of a disk that was pulled out say less than that.
-        let present = |mirror: &Mirror| mirror.backing().is_none_or(|b| b.is_present());
         let gone: Vec<_> = failed
             .iter()
-            .map(|(mirror, cause)| match present(mirror) {
-                true => (mirror.id, MirrorState::Failed, cause.as_str()),
-                false => (mirror.id, MirrorState::Missing, GONE),
-            })
+            .map(|(mirror, cause)| (mirror.id, MirrorState::Failed, cause.as_str()))
             .collect();
         self.leave(&mut self.membership.lock(), &gone)
     }
@@ -179,6 +174,12 @@ impl MirrorSet {
 
     /// Marks a mirror as out, and lets go of its directory.
     fn detach(&self, mirror: &Mirror, state: MirrorState, cause: &str) {
+        let present = mirror.backing().is_none_or(|backing| backing.is_present());
+        let (state, cause) = match (state, present) {
+            // Errors of a disk that was pulled out say less than that.
+            (MirrorState::Failed, false) => (MirrorState::Missing, GONE),
+            other => (other.0, cause),
+        };
         if mirror.state().is_current() {
             log::error!(
                 "mirror {} is {} ({cause}): the pool goes on DEGRADED without it",
