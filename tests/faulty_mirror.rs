@@ -183,3 +183,46 @@ fn a_mirror_whose_reads_hang_delays_no_read_beyond_the_deadline() {
 fn a_mirror_that_hangs_in_everything_delays_no_read_beyond_the_deadline() {
     hang_under_readers(Faulty::hang_all);
 }
+
+#[test]
+fn writers_that_wait_for_a_mirror_that_hangs_hold_up_no_reader() {
+    let mut scene = scene();
+    let (set, root) = (&scene.set, scene.pool.mnt());
+    set.files[..20]
+        .iter()
+        .for_each(|file| file.verify(root).expect("whole"));
+    let stop = AtomicBool::new(false);
+    let held = scene.faulty.hang_all();
+    thread::scope(|scope| {
+        // More than there are event loops, each with a file of its own.
+        for number in 0..6 {
+            let (stop, path) = (&stop, root.join(format!("written {number}")));
+            scope.spawn(move || {
+                let file = File::create(&path).expect("create");
+                let data = vec![number; 1 << 20];
+                for at in 0..8 {
+                    if !stop.load(Ordering::Relaxed) {
+                        file.write_all_at(&data, at << 20).expect("write");
+                        file.sync_data().expect("fdatasync");
+                    }
+                }
+            });
+        }
+        wait_for("the writers to hang", SOON, || scene.faulty.hanging() > 0);
+        let stop = &stop;
+        let reader = scope.spawn(move || read_until(stop, set, root, Rng::new(9)));
+        let start = Instant::now();
+        wait_for("two deadlines to pass", SOON, || {
+            start.elapsed() > 2 * READ_DEADLINE || reader.is_finished()
+        });
+        stop.store(true, Ordering::Relaxed);
+        held.release();
+        let (files, longest) = reader.join().expect("no reader saw an error");
+        eprintln!("{files} files, the longest read took {longest:?}");
+        assert!(longest < READ_DEADLINE + MARGIN, "{longest:?}");
+        assert!(files > 20, "{files} files");
+    });
+    scene.set.expect_whole(scene.pool.mnt());
+    scene.pool.umount();
+    scene.pool.check_clean();
+}

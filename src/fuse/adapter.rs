@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +40,8 @@ use crate::vfs::{self, Caller, SetAttr, Vfs};
 const MAX_REQUEST: u32 = 1 << 20;
 /// Requests without a waiting caller (readahead, writeback) that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
+/// Threads for writes beside the event loops: as many as the kernel sends at a time.
+const WRITE_THREADS: usize = MAX_BACKGROUND as usize;
 /// Threads that may wait for a sync at the same time.
 const SYNC_THREADS: usize = 32;
 /// Threads that may wait for the ledger at the same time.
@@ -72,6 +75,11 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
     blocking: Blocking,
+    /// Runs the writes for which no event loop can be spared.
+    writes: Blocking,
+    /// Writes that event loops are in, and how many of these may be.
+    writing: AtomicUsize,
+    inline_writes: usize,
     /// Makes reports that wait for a disk.
     reports: Blocking,
     /// What the kernel can do of what we want.
@@ -81,11 +89,19 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(vfs: Arc<Vfs>, notifier: Arc<OnceLock<Notifier>>) -> Adapter {
+    /// The filesystem served by so many event loops.
+    pub(super) fn new(
+        vfs: Arc<Vfs>,
+        notifier: Arc<OnceLock<Notifier>>,
+        event_loops: usize,
+    ) -> Adapter {
         let blocking = Blocking::new(SYNC_THREADS);
         Adapter {
             vfs,
             blocking,
+            writes: Blocking::new(WRITE_THREADS),
+            writing: AtomicUsize::new(0),
+            inline_writes: event_loops.saturating_sub(1),
             reports: Blocking::new(REPORT_THREADS),
             granted: InitFlags::empty(),
             notifier,
@@ -416,13 +432,22 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("write", ino);
-        let _guard = context.guard(&self.vfs);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let result = self
-            .vfs
-            .write(ino, offset, data, kill)
-            .map(|len| len as u64);
-        reply::written(context, result, reply);
+        let write = move |vfs: &Vfs, data: &[u8], reply: ReplyWrite| {
+            let _guard = context.guard(vfs);
+            let result = vfs.write(ino, offset, data, kill);
+            reply::written(context, result.map(|len| len as u64), reply);
+        };
+        // A write waits for every mirror, however long one takes. One loop is kept free of writes,
+        // for reads that another mirror can answer.
+        if self.writing.fetch_add(1, Ordering::AcqRel) < self.inline_writes {
+            write(&self.vfs, data, reply);
+            self.writing.fetch_sub(1, Ordering::AcqRel);
+        } else {
+            self.writing.fetch_sub(1, Ordering::AcqRel);
+            let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
+            self.writes.run(move || write(&vfs, &data, reply));
+        }
     }
 
     fn flush(

@@ -103,10 +103,11 @@ impl Mounted {
         mount_device(&device, request)?;
         let mut config = Config::default();
         config.acl = SessionACL::All;
-        config.n_threads = Some(event_loops());
+        let event_loops = event_loops();
+        config.n_threads = Some(event_loops);
         config.clone_fd = true;
         let notifier = Arc::new(OnceLock::new());
-        let adapter = Adapter::new(vfs, Arc::clone(&notifier));
+        let adapter = Adapter::new(vfs, Arc::clone(&notifier), event_loops);
         match Session::from_fd(adapter, device, SessionACL::All, config) {
             Ok(session) => {
                 // Set once, here.
@@ -181,10 +182,11 @@ fn mount_device(device: &OwnedFd, request: &MountRequest) -> Result<(), MountErr
     })
 }
 
-/// One event loop for each processor, but never one alone: a request may wait for another one, as
-/// when the kernel writes pages back in order to serve a read.
+/// One event loop for each processor, and one that writes never take: a request may wait for
+/// another one, as when the kernel writes pages back in order to serve a read.
 fn event_loops() -> usize {
     available_parallelism()
         .map_or(2, usize::from)
-        .clamp(2, MAX_LOOPS)
+        .saturating_add(1)
+        .clamp(3, MAX_LOOPS)
 }

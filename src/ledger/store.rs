@@ -7,6 +7,7 @@
 //! now, by key. The databases are alike: one that lags behind when it is opened is given what the
 //! one with the newest event has.
 
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -34,9 +35,37 @@ pub type Change = (String, Option<Vec<u8>>);
 #[derive(Debug)]
 struct Database {
     directory: PathBuf,
-    events: sled::Db,
-    current: sled::Tree,
-    remembered: sled::Tree,
+    events: Guarded<sled::Db>,
+    current: Guarded<sled::Tree>,
+    remembered: Guarded<sled::Tree>,
+}
+
+/// A part of sled that may panic when it is closed, as on a disk that fails: that must not take the
+/// mount with it.
+#[derive(Debug)]
+struct Guarded<T>(Option<T>);
+
+impl<T> Deref for Guarded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match &self.0 {
+            Some(part) => part,
+            None => unreachable!("there until it is dropped"),
+        }
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        let part = self.0.take();
+        if let Err(cause) = guarded(|| {
+            drop(part);
+            Ok::<(), String>(())
+        }) {
+            log::warn!("a ledger was not closed in order: {cause}");
+        }
+    }
 }
 
 /// A directory that is not open yet.
@@ -68,9 +97,9 @@ fn open_database(directory: &Path) -> Result<Database, String> {
         let directory = directory.to_owned();
         Ok::<_, sled::Error>(Database {
             directory,
-            events,
-            current,
-            remembered,
+            events: Guarded(Some(events)),
+            current: Guarded(Some(current)),
+            remembered: Guarded(Some(remembered)),
         })
     };
     guarded(open)

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::commit::Pool;
@@ -16,7 +17,7 @@ use super::incidents::{Class, Entry, kind_of};
 use super::status::{DamagedFile, DamagedRange};
 use crate::backing::FileName;
 use crate::format::{BLOCK_U64, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo, Timestamp};
-use crate::ledger::{Damaged, Event, Folder, Occurrence, What};
+use crate::ledger::{Damaged, Event, Folder, Ledger, Occurrence, What};
 use crate::mirrors::{Incident, MirrorId, Resolution};
 
 /// Inodes remembered as repaired.
@@ -273,7 +274,22 @@ impl Pool {
 
     /// Puts what was digested into the ledger.
     fn write_ledger(&self) {
+        self.with_ledger(|ledger| self.write_to(ledger));
+    }
+
+    /// Works on the ledger. Nothing depends on it: should it panic on what a failing disk gives it,
+    /// it is done without from then on.
+    fn with_ledger<T: Default>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.incidents.ledger.lock();
+        let worked = catch_unwind(AssertUnwindSafe(|| work(&mut ledger)));
+        worked.unwrap_or_else(|_| {
+            log::error!("the ledger failed, and is not written any more until the next mount");
+            *ledger = Ledger::default();
+            T::default()
+        })
+    }
+
+    fn write_to(&self, ledger: &mut Ledger) {
         if self.incidents.take_members_changed() {
             // A mirror that is out must not be kept busy by its ledger; one that comes gets a copy.
             let written = self.mirrors.written();
@@ -289,12 +305,12 @@ impl Pool {
 
     /// Keeps a value under a name in the ledgers, durably; see [`Pool::remembered`].
     pub fn remember(&self, name: &str, value: &[u8]) {
-        self.incidents.ledger.lock().remember(name, value);
+        self.with_ledger(|ledger| ledger.remember(name, value));
     }
 
     /// The values kept under a name: one for each mirror whose ledger has one.
     pub fn remembered(&self, name: &str) -> Vec<Vec<u8>> {
-        self.incidents.ledger.lock().remembered(name)
+        self.with_ledger(|ledger| ledger.remembered(name))
     }
 
     /// Has the ledger record something.
@@ -306,14 +322,14 @@ impl Pool {
     pub(super) fn flush_ledger(&self) {
         self.sweep_errors();
         self.record_incidents();
-        self.incidents.ledger.lock().flush();
+        self.with_ledger(|ledger| ledger.flush());
     }
 
     /// The newest `limit` events of the ledger, oldest first.
     pub fn events(&self, limit: usize) -> Vec<Event> {
         self.sweep_errors();
         self.record_incidents();
-        let events = self.incidents.ledger.lock().latest(limit);
+        let events = self.with_ledger(|ledger| ledger.latest(limit));
         self.with_fixed(events)
     }
 
@@ -321,7 +337,7 @@ impl Pool {
     pub fn events_from(&self, number: u64, limit: usize) -> Vec<Event> {
         self.sweep_errors();
         self.record_incidents();
-        let events = self.incidents.ledger.lock().from(number, limit);
+        let events = self.with_ledger(|ledger| ledger.from(number, limit));
         self.with_fixed(events)
     }
 
