@@ -384,11 +384,13 @@ impl Resync {
         let Some((segment, written)) = job.segment.take() else {
             return Ok(None);
         };
+        // Also where nothing was written now: what was found there may come from a run that a crash
+        // of this process has cut off, and not be durable.
+        self.pool.seal_copy(target, FileName::Segment(segment))?;
         if !written {
             job.tries = 0;
             return Ok(None);
         }
-        self.pool.seal_copy(target, FileName::Segment(segment))?;
         let from = Key::reverse_at(segment, 0);
         Ok(Some(Phase::Check { segment, from }))
     }
@@ -471,17 +473,18 @@ impl Resync {
         phase: Phase,
     ) -> Result<Option<Phase>> {
         let moved = std::mem::take(&mut job.pass).moved;
+        if moved > 0 && job.tries >= TRIES {
+            return Err(self.pool.target_forgets(target, files[0]));
+        }
+        // Also what a run before this one has written.
+        for file in files {
+            self.pool.seal_copy(target, *file)?;
+        }
         if moved == 0 {
             job.tries = 0;
             return Ok(None);
         }
-        if job.tries >= TRIES {
-            return Err(self.pool.target_forgets(target, files[0]));
-        }
         job.tries += 1;
-        for file in files {
-            self.pool.seal_copy(target, *file)?;
-        }
         Ok(Some(phase))
     }
 }
