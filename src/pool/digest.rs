@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::commit::Pool;
@@ -274,19 +273,7 @@ impl Pool {
 
     /// Puts what was digested into the ledger.
     fn write_ledger(&self) {
-        self.with_ledger(|ledger| self.write_to(ledger));
-    }
-
-    /// Works on the ledger. Nothing depends on it: should it panic on what a failing disk gives it,
-    /// it is done without from then on.
-    fn with_ledger<T: Default>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
-        let mut ledger = self.incidents.ledger.lock();
-        let worked = catch_unwind(AssertUnwindSafe(|| work(&mut ledger)));
-        worked.unwrap_or_else(|_| {
-            log::error!("the ledger failed, and is not written any more until the next mount");
-            *ledger = Ledger::default();
-            T::default()
-        })
+        self.incidents.with_ledger(|ledger| self.write_to(ledger));
     }
 
     fn write_to(&self, ledger: &mut Ledger) {
@@ -305,12 +292,13 @@ impl Pool {
 
     /// Keeps a value under a name in the ledgers, durably; see [`Pool::remembered`].
     pub fn remember(&self, name: &str, value: &[u8]) {
-        self.with_ledger(|ledger| ledger.remember(name, value));
+        self.incidents
+            .with_ledger(|ledger| ledger.remember(name, value));
     }
 
     /// The values kept under a name: one for each mirror whose ledger has one.
     pub fn remembered(&self, name: &str) -> Vec<Vec<u8>> {
-        self.with_ledger(|ledger| ledger.remembered(name))
+        self.incidents.with_ledger(|ledger| ledger.remembered(name))
     }
 
     /// Has the ledger record something.
@@ -322,14 +310,14 @@ impl Pool {
     pub(super) fn flush_ledger(&self) {
         self.sweep_errors();
         self.record_incidents();
-        self.with_ledger(|ledger| ledger.flush());
+        self.incidents.with_ledger(|ledger| ledger.flush());
     }
 
     /// The newest `limit` events of the ledger, oldest first.
     pub fn events(&self, limit: usize) -> Vec<Event> {
         self.sweep_errors();
         self.record_incidents();
-        let events = self.with_ledger(|ledger| ledger.latest(limit));
+        let events = self.incidents.with_ledger(|ledger| ledger.latest(limit));
         self.with_fixed(events)
     }
 
@@ -337,7 +325,9 @@ impl Pool {
     pub fn events_from(&self, number: u64, limit: usize) -> Vec<Event> {
         self.sweep_errors();
         self.record_incidents();
-        let events = self.with_ledger(|ledger| ledger.from(number, limit));
+        let events = self
+            .incidents
+            .with_ledger(|ledger| ledger.from(number, limit));
         self.with_fixed(events)
     }
 

@@ -4,6 +4,7 @@
 //! queue is in `digest`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -126,6 +127,18 @@ impl Incidents {
             watch: Mutex::default(),
             members_changed: AtomicBool::new(false),
         }
+    }
+
+    /// Works on the ledger. Nothing depends on it: should it panic on what a failing disk gives it,
+    /// it is done without from then on.
+    pub(super) fn with_ledger<T: Default>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut ledger = self.ledger.lock();
+        let worked = catch_unwind(AssertUnwindSafe(|| work(&mut ledger)));
+        worked.unwrap_or_else(|_| {
+            log::error!("the ledger failed, and is not written any more until the next mount");
+            *ledger = Ledger::default();
+            T::default()
+        })
     }
 
     /// Whether somebody is checking all of that file; it is counted for him then.
