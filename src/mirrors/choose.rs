@@ -17,6 +17,9 @@ use crate::format::{
     Epoch, FormatError, Lsn, Member, MemberState, SUPER_SLOT_LEN, Superblock, Uuid,
 };
 
+/// Writes of the superblock that a mirror may have missed by crashes alone, one in a row each.
+const FAR_BEHIND: u64 = 64;
+
 /// Features of each kind that this build knows: none yet.
 const KNOWN_FEATURES: u64 = 0;
 
@@ -350,9 +353,9 @@ pub fn choose(candidates: &[Candidate], prefer: Option<usize>) -> Result<Choice,
             match member.state {
                 // The list is older than the mirror, which is being brought up to date since.
                 MemberState::Online if !is_online(superblock) => Standing::Stale(*index),
-                // Superblocks are written to all mirrors in turn, so a crash leaves one at most
-                // one write behind; one that is further behind was put back from somewhere.
-                MemberState::Online if superblock.sequence + 1 < ruling.sequence => {
+                // Superblocks are written to all mirrors in turn, so each crash on the way leaves
+                // one behind by one; one that is far behind was put back from somewhere.
+                MemberState::Online if superblock.sequence + FAR_BEHIND < ruling.sequence => {
                     Standing::Stale(*index)
                 }
                 MemberState::Online => Standing::Current(*index),
