@@ -59,10 +59,24 @@ fn expect_alike(one: &Path, other: &Path) {
     for file in files(one) {
         let (ours, theirs) = (fs::read(one.join(&file)), fs::read(other.join(&file)));
         let (ours, theirs) = (ours.expect("read"), theirs.expect("read"));
-        let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
-        let same = ours.len() == theirs.len() && differs.is_none();
-        assert!(same, "{} differs at {differs:?}", file.display());
+        let differs: Vec<_> = differences(&ours, &theirs);
+        let same = ours.len() == theirs.len() && differs.is_empty();
+        assert!(same, "{} differs: {}", file.display(), differs.join(", "));
     }
+}
+
+/// Where two files differ, in blocks, and which of them has zeros there.
+fn differences(ours: &[u8], theirs: &[u8]) -> Vec<String> {
+    let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let what = |bytes: &[u8]| if zeros(bytes) { "zeros" } else { "data" };
+    let blocks = ours.chunks(4096).zip(theirs.chunks(4096)).enumerate();
+    let differing = blocks.filter(|(_, (a, b))| a != b);
+    let told = |(block, (a, b)): (usize, (&[u8], &[u8]))| {
+        let first = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(0);
+        let at = block * 4096 + first;
+        format!("{at} ({} here, {} there)", what(a), what(b))
+    };
+    differing.map(told).collect()
 }
 
 /// Tells the applications to end, also when what ran beside them has failed.
@@ -178,7 +192,7 @@ fn mirrors_on_different_filesystems_and_of_different_size_are_one_pool() {
         [(xfs, LOOP), (tmpfs, 200 * MIB)],
     ];
     for media in pairs {
-        let (mut pool, _guards) = pool_on_each(&media);
+        let mut pool = pool_on_each(&media);
         let set = filled(&mut pool);
         under_load(&pool, || {
             let second = pool.mirror(1).to_str().expect("UTF-8");
@@ -193,7 +207,7 @@ fn mirrors_on_different_filesystems_and_of_different_size_are_one_pool() {
 
 #[test]
 fn a_disk_that_is_unmounted_under_its_mirror_is_missed_and_taken_back_when_it_is_there_again() {
-    let (mut pool, _guards) = pool_on_each(&[(ext4, LOOP), (ext4, LOOP)]);
+    let mut pool = pool_on_each(&[(ext4, LOOP), (ext4, LOOP)]);
     let set = filled(&mut pool);
     under_load(&pool, || {
         let disk = pool.mirror(1).parent().expect("a mount point");
@@ -229,7 +243,7 @@ fn a_directory_that_is_deleted_is_replaced_by_a_new_one_in_its_place() {
 
 #[test]
 fn a_disk_that_others_fill_up_is_left_out_until_there_is_room_again() {
-    let (mut pool, _guards) = pool_on_each(&[(ext4, LOOP), (ext4, LOOP)]);
+    let mut pool = pool_on_each(&[(ext4, LOOP), (ext4, LOOP)]);
     let set = filled(&mut pool);
     under_load(&pool, || {
         let foreign = pool.mirror(0).with_file_name("somebody else's");

@@ -106,21 +106,21 @@ fn fill_and_empty(pool: &mut Pool, rng: &mut Rng) {
 #[test]
 fn a_full_pool_on_tmpfs_works_again_after_deleting() {
     let mut rng = Rng::new(common::seed());
-    let (mut pool, _disks) = pool_on(&[320 * MIB, 320 * MIB], tmpfs);
+    let mut pool = pool_on(&[320 * MIB, 320 * MIB], tmpfs);
     fill_and_empty(&mut pool, &mut rng);
 }
 
 #[test]
 fn a_full_pool_on_ext4_works_again_after_deleting() {
     let mut rng = Rng::new(common::seed());
-    let (mut pool, _disks) = pool_on(&[320 * MIB, 320 * MIB], ext4);
+    let mut pool = pool_on(&[320 * MIB, 320 * MIB], ext4);
     fill_and_empty(&mut pool, &mut rng);
 }
 
 #[test]
 fn the_smaller_mirror_says_how_much_fits_and_is_not_failed_for_it() {
     let mut rng = Rng::new(common::seed());
-    let (mut pool, _disks) = pool_on(&[256 * MIB, 900 * MIB], tmpfs);
+    let mut pool = pool_on(&[256 * MIB, 900 * MIB], tmpfs);
     pool.mount();
     assert!(
         available(pool.mnt()) < 256 * MIB,
@@ -142,7 +142,7 @@ fn the_smaller_mirror_says_how_much_fits_and_is_not_failed_for_it() {
 #[test]
 fn a_pool_full_of_names_can_be_emptied() {
     let mut rng = Rng::new(common::seed());
-    let (mut pool, _disks) = pool_on(&[256 * MIB, 256 * MIB], tmpfs);
+    let mut pool = pool_on(&[256 * MIB, 256 * MIB], tmpfs);
     pool.mount();
     let ballast = fill(pool.mnt(), &mut rng, 4 * MIB);
     let mut made = Vec::new();
@@ -177,7 +177,7 @@ fn a_pool_full_of_names_can_be_emptied() {
 #[test]
 fn a_write_that_does_not_fit_leaves_the_file_as_it_was() {
     let mut rng = Rng::new(common::seed());
-    let (mut pool, _disks) = pool_on(&[256 * MIB, 256 * MIB], tmpfs);
+    let mut pool = pool_on(&[256 * MIB, 256 * MIB], tmpfs);
     pool.mount();
     let mut set = fill(pool.mnt(), &mut rng, 4 * MIB);
     let victim = set.files.pop().expect("a file");

@@ -385,7 +385,7 @@ impl Index {
     }
 
     /// Makes the page-sum table of the mirror that is being brought up to date, and the lengths of
-    /// both files, what they are on the others.
+    /// both files, what they are on the others. No checkpoint may be under way.
     ///
     /// # Errors
     /// As [`Index::copy_pages`].

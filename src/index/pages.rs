@@ -289,21 +289,19 @@ impl PageStore {
     }
 
     /// Makes the page-sum table of the target, and the lengths of both files, those of the others.
+    /// No checkpoint may be under way.
     pub(super) fn copy_sums(&self, target: &Target) -> Result<Copied, MirrorError> {
-        // No checkpoint may move between slots meanwhile.
-        let shared = self.shared.write();
+        let shared = self.shared.read();
         let mut copied = shared.sums.copy(&self.mirrors, target)?;
-        if !shared.writing {
-            let index_end = shared.committed_len;
-            let sums_end = SumsTable::disk_len(index_end);
-            for (file, end) in [(FileName::Index, index_end), (FileName::Sums, sums_end)] {
-                // What a longer index has left behind.
-                let behind = self.mirrors.longest(file).saturating_sub(end);
-                let tail = self.mirrors.match_gap(target, file, end, behind);
-                copied.add(self.mirrors.target_result(target, tail)?);
-                let result = self.mirrors.match_len(target, file);
-                self.mirrors.target_result(target, result)?;
-            }
+        let index_end = shared.committed_len;
+        let sums_end = SumsTable::disk_len(index_end);
+        for (file, end) in [(FileName::Index, index_end), (FileName::Sums, sums_end)] {
+            // What a longer index has left behind.
+            let behind = self.mirrors.longest(file).saturating_sub(end);
+            let tail = self.mirrors.match_gap(target, file, end, behind);
+            copied.add(self.mirrors.target_result(target, tail)?);
+            let result = self.mirrors.match_len(target, file);
+            self.mirrors.target_result(target, result)?;
         }
         Ok(copied)
     }

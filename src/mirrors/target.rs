@@ -7,7 +7,7 @@
 use std::io;
 
 use super::set::{Attached, MirrorId, MirrorSet, MirrorState};
-use super::write::MirrorError;
+use super::write::{MirrorError, is_no_space};
 use crate::backing::FileName;
 
 /// Bytes compared at a time.
@@ -96,7 +96,7 @@ impl Target {
             compared: source.len() as u64,
             moved: 0,
         };
-        // What lies behind the end reads as a hole would.
+        // What lies behind the end has no room yet, and is written also where it is zeros.
         let same = |range: std::ops::Range<usize>| match held.get(range.clone()) {
             Some(held) => *held == source[range],
             None => false,
@@ -129,7 +129,7 @@ impl MirrorSet {
     /// Passes on the result of writing to the target; one that failed is out.
     ///
     /// # Errors
-    /// [`MirrorError::AllFailed`] with the cause, so that whoever drives this stops.
+    /// [`MirrorError::Target`] with the cause, so that whoever drives this stops.
     pub fn target_result<T>(
         &self,
         target: &Target,
@@ -137,11 +137,7 @@ impl MirrorSet {
     ) -> Result<T, MirrorError> {
         result.map_err(|error| {
             let cause = format!("cannot bring it up to date: {error}");
-            let full = matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            );
-            let state = if full {
+            let state = if is_no_space(&error) {
                 MirrorState::Offline
             } else {
                 MirrorState::Failed
@@ -185,23 +181,31 @@ impl MirrorSet {
         lengths.max().unwrap_or(0)
     }
 
-    /// Gives a file on the target the length that it has on a current mirror, if it is there.
+    /// Gives a file on the target the length that it has on a current mirror, if that one has it.
     ///
     /// # Errors
-    /// As ftruncate(2) on the target.
+    /// As open(2) and ftruncate(2) on the target.
     pub fn match_len(&self, target: &Target, file: FileName) -> io::Result<()> {
         let Some(source) = self.current().into_iter().next() else {
             return Ok(());
         };
         let backing = target.mirror.backing();
-        match (source.backing().len(file), backing.len(file)) {
-            (Ok(wanted), Ok(len)) if wanted != len => backing.set_len(file, wanted),
-            _ => Ok(()),
+        let Ok(wanted) = source.backing().len(file) else {
+            return Ok(());
+        };
+        match backing.len(file) {
+            Ok(len) if len == wanted => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                backing.create(file)?;
+                backing.set_len(file, wanted)
+            }
+            Ok(_) => backing.set_len(file, wanted),
+            Err(_) => Ok(()),
         }
     }
 
-    /// Makes a range that means nothing the same on the target as on a current mirror, without
-    /// making the file: holes where that one has zeros.
+    /// Makes a range that means nothing the same on the target as on a current mirror: holes where
+    /// that one has zeros.
     ///
     /// # Errors
     /// As pwrite(2) and fallocate(2) on the target.
@@ -225,16 +229,14 @@ impl MirrorSet {
             if held != bytes {
                 total.moved += step as u64;
                 if bytes.iter().all(|byte| *byte == 0) {
+                    // What is not zeros was read from the file, so it is there.
                     backing.punch(file, at, step as u64)?;
                     // A filesystem that cannot make holes, or only whole ones, still has the bytes.
                     held = target.held(file, at, step);
                     held.resize(step, 0);
                 }
                 if held != bytes {
-                    match backing.write_at(file, at, &[&bytes]) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(total),
-                        other => other?,
-                    }
+                    target.put(file, at, &bytes)?;
                 }
             }
             total.compared += step as u64;

@@ -45,7 +45,8 @@ pub enum MirrorError {
     },
 }
 
-fn is_no_space(error: &io::Error) -> bool {
+/// Whether the error says that there is no room: of the request, not of the mirror.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -111,6 +111,9 @@ pub struct Pool {
     /// Bytes that may be written before free space is looked at again.
     pub(super) headroom: AtomicI64,
     pub(super) resync: Mutex<Option<ResyncStatus>>,
+    /// Held by whoever changes bytes to which nothing points: of two who change the same ones side
+    /// by side, one with what it has read before, the mirrors would come out unlike.
+    pub(super) dead_bytes: Mutex<()>,
     pub(super) orders: Orders,
     load: Load,
     scrub: Scrub,
@@ -170,6 +173,7 @@ impl Pool {
             last_commit: AtomicU64::new(last),
             headroom: AtomicI64::new(0),
             resync: Mutex::new(None),
+            dead_bytes: Mutex::new(()),
             orders: Orders::default(),
             load: Load::default(),
             scrub: Scrub::new(monotonic()),

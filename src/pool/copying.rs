@@ -194,11 +194,13 @@ impl Pool {
         for live in live.chain(std::iter::once(end..end)) {
             if at < live.start.min(end) {
                 let (offset, len) = (u64::from(at), u64::from(live.start.min(end) - at));
+                let _dead = self.dead_bytes.lock();
                 let copied = self.mirrors.match_gap(target, file, offset, len);
                 total.add(self.mirrors.target_result(target, copied)?);
             }
             at = at.max(live.end);
         }
+        let _dead = self.dead_bytes.lock();
         let len = self.mirrors.match_len(target, file);
         self.mirrors.target_result(target, len)?;
         Ok(total)
@@ -244,12 +246,23 @@ impl Pool {
         Ok(self.index.copy_pages(from, to, target)?)
     }
 
-    /// Makes the page-sum table of the target what it is on the others.
+    /// Makes the page-sum table of the target, and the lengths of index and table, what they are on
+    /// the others; waits for a checkpoint that is being made. `covered` is the number of pages that
+    /// were gone through: none is returned if there are more by now, and they come first.
     ///
     /// # Errors
-    /// [`PoolError::Target`] if the target failed.
-    pub fn copy_sums(&self, target: &Target) -> Result<Copied> {
-        Ok(self.index.copy_sums(target)?)
+    /// [`PoolError::Target`] if the target failed; as [`Pool::checkpoint`] for one that waited for
+    /// space and still does.
+    pub fn copy_sums(&self, target: &Target, covered: u32) -> Result<Option<Copied>> {
+        // What a checkpoint under way has changed is on no mirror as a whole.
+        let Some(_between) = self.checkpointing.between() else {
+            self.checkpoint()?;
+            return Ok(None);
+        };
+        if self.index_pages() > covered {
+            return Ok(None);
+        }
+        Ok(Some(self.index.copy_sums(target)?))
     }
 
     /// Makes a part of the journal of the target what it is on the others.

@@ -143,6 +143,7 @@ impl Pool {
         let end = self.checkpointed_segment(segment)?.map_or(0, |row| row.end);
         let mut differed = 0;
         self.for_gaps(segment, end, &mut |offset, len| {
+            let _dead = self.dead_bytes.lock();
             differed += usize::from(self.guard(self.mirrors.level(file, offset, len))?);
             Ok(())
         })?;
@@ -184,6 +185,7 @@ impl Pool {
 
     /// Gives a range of a segment back to the filesystems below.
     pub fn punch_segment(&self, segment: SegmentNo, offset: u32, len: u32) {
+        let _dead = self.dead_bytes.lock();
         self.mirrors.punch(
             FileName::Segment(segment),
             u64::from(offset),
@@ -193,6 +195,7 @@ impl Pool {
 
     /// Removes a segment to which nothing points.
     pub fn remove_segment(&self, segment: SegmentNo) {
+        let _dead = self.dead_bytes.lock();
         self.segments.remove(segment);
         self.headroom.store(0, std::sync::atomic::Ordering::Relaxed);
     }

@@ -56,7 +56,8 @@ enum Phase {
     Gaps(Vec<SegmentNo>),
     /// Index pages from this one on.
     Pages(u32),
-    Sums,
+    /// The page sums, when pages up to this one have been gone through.
+    Sums(u32),
     Journal(u64),
     Promote,
 }
@@ -66,7 +67,7 @@ impl Phase {
         match self {
             Phase::Grace(_) | Phase::Data(_) | Phase::Check { .. } => "data",
             Phase::Gaps(_) => "gaps",
-            Phase::Pages(_) | Phase::Sums => "index",
+            Phase::Pages(_) | Phase::Sums(_) => "index",
             Phase::Journal(_) | Phase::Promote => "journal",
         }
     }
@@ -294,16 +295,16 @@ impl Resync {
                 }
             }
             Phase::Pages(from) => self.copy_pages(job, target, from)?,
-            Phase::Sums => {
-                job.pass.add(self.pool.copy_sums(target)?);
-                self.again(
-                    job,
-                    target,
-                    &[FileName::Index, FileName::Sums],
-                    Phase::Pages(0),
-                )?
-                .unwrap_or(Phase::Journal(0))
-            }
+            Phase::Sums(covered) => match self.pool.copy_sums(target, covered)? {
+                // Pages that the index got meanwhile but never wrote hold what lay there before.
+                None => Phase::Pages(covered),
+                Some(copied) => {
+                    job.pass.add(copied);
+                    let files = [FileName::Index, FileName::Sums];
+                    self.again(job, target, &files, Phase::Pages(0))?
+                        .unwrap_or(Phase::Journal(0))
+                }
+            },
             Phase::Journal(at) => {
                 let len = (self.pool.journal_size() - at).min(JOURNAL_STEP);
                 let copied = self.pool.copy_journal(target, at, len as usize)?;
@@ -460,7 +461,7 @@ impl Resync {
         Ok(if to < end {
             Phase::Pages(to)
         } else {
-            Phase::Sums
+            Phase::Sums(to)
         })
     }
 

@@ -11,26 +11,27 @@ use super::{Mounted, Pool, scratch};
 /// Puts a filesystem of that size on a directory.
 pub(crate) type Medium = fn(&Path, u64);
 
-/// A pool whose mirrors lie on filesystems of these sizes. The guards take the disks away, and
-/// must be dropped after the pool.
-pub(crate) fn pool_on(sizes: &[u64], medium: Medium) -> (Pool, Vec<Mounted>) {
+/// A pool whose mirrors lie on filesystems of these sizes.
+pub(crate) fn pool_on(sizes: &[u64], medium: Medium) -> Pool {
     let media: Vec<_> = sizes.iter().map(|size| (medium, *size)).collect();
     pool_on_each(&media)
 }
 
 /// As [`pool_on`], with a filesystem of its own kind for each mirror.
-pub(crate) fn pool_on_each(media: &[(Medium, u64)]) -> (Pool, Vec<Mounted>) {
+pub(crate) fn pool_on_each(media: &[(Medium, u64)]) -> Pool {
     let dir = scratch();
-    let mut guards = Vec::new();
+    let mut disks = Vec::new();
     let mut mirrors = Vec::new();
     for (number, (medium, size)) in media.iter().enumerate() {
         let at = dir.path().join(format!("disk{number}"));
         fs::create_dir(&at).expect("mkdir");
         medium(&at, *size);
-        guards.push(Mounted(at.clone()));
+        disks.push(Mounted(at.clone()));
         mirrors.push(at.join("mirror"));
     }
-    (Pool::create_at(dir, mirrors, &[]), guards)
+    let mut pool = Pool::create_at(dir, mirrors, &[]);
+    pool.own_disks(disks);
+    pool
 }
 
 pub(crate) fn tmpfs(at: &Path, size: u64) {

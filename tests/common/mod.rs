@@ -142,6 +142,8 @@ pub(crate) fn drop_caches() {
 
 /// A pool in a scratch directory, mounted or not.
 pub(crate) struct Pool {
+    /// Filesystems below the scratch directory, which must go first.
+    disks: Vec<Mounted>,
     scratch: TempDir,
     mirrors: Vec<PathBuf>,
     mnt: PathBuf,
@@ -181,11 +183,17 @@ impl Pool {
         let mnt = scratch.path().join("mnt");
         fs::create_dir_all(&mnt).expect("a mount point");
         Pool {
+            disks: Vec::new(),
             scratch,
             mirrors,
             mnt,
             child: None,
         }
+    }
+
+    /// Takes these mounts away when the pool goes.
+    pub(crate) fn own_disks(&mut self, disks: Vec<Mounted>) {
+        self.disks.extend(disks);
     }
 
     /// The unmounted pool with other mirrors.

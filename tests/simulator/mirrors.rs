@@ -2,12 +2,16 @@
 //! the mirrors hold the same bytes, and each alone holds everything.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
-use mendfs::backing::FileName;
 use mendfs::backing::sim::{Fault, Faults, PowerLoss, SimRng};
+use mendfs::backing::{Backing, FileName};
 use mendfs::format::Ino;
 use mendfs::pool::MemberError;
 use mendfs::pool::status::{MirrorState, PoolState};
+use mendfs::services::Resync;
 use mendfs::vfs::Caller;
 
 use super::execute::look;
@@ -441,5 +445,78 @@ fn a_target_that_fails_goes_out_again_and_nobody_notices() {
                 assert_whole(machine, &[0, 1]);
             }
         }
+    }
+}
+
+/// What is dead is given back by one thread while another copies it to a new mirror.
+#[test]
+fn what_is_given_back_while_it_is_copied_is_given_back_there_too() {
+    const DEAD: usize = 900 << 10;
+    let mut machine = mounted(Config::default());
+    let (gone, kept) = (create(&machine, "gone"), create(&machine, "kept"));
+    fill(&machine, gone, 0, DEAD, 1);
+    fill(&machine, kept, 0, 5000, 2);
+    let (segment, _) = machine.pool().open_segment().expect("one is open");
+    unlink(&machine, "gone", gone);
+    machine.add_disk("new");
+    machine.pool().mirror_add("new", None).expect("add");
+    machine.pool().checkpoint().expect("checkpoint");
+    let pool = machine.pool();
+    let target = pool.resync_target(pool.resyncing()[0]).expect("a target");
+    let file = FileName::Segment(segment);
+    for round in 0..500 {
+        for (disk, byte) in machine.disks.iter().zip([3, 3, 4]) {
+            let dead = disk.plug().write_at(file, 0, &[&[byte; DEAD]]);
+            dead.expect("write");
+        }
+        let together = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                together.wait();
+                // Now here, now there in the course of the other one.
+                (0..round % 50 * 32).for_each(|_| std::hint::spin_loop());
+                pool.punch_segment(segment, 0, DEAD as u32);
+            });
+            together.wait();
+            pool.copy_gaps(&target, segment).expect("copy");
+        });
+        let held = |disk: usize| {
+            let content = machine.disks[disk].content(file).expect("there");
+            content[..DEAD].to_vec()
+        };
+        assert!(held(0) == held(2), "round {round}");
+    }
+    machine.resync().expect("resync");
+    assert_whole(machine, &[0, 1, 2]);
+}
+
+/// Checkpoints are made while the index is copied, and the file of the mirror that was away holds
+/// behind its end what a longer index once left there.
+#[test]
+fn what_lies_behind_the_index_is_the_same_also_where_checkpoints_are_made() {
+    for round in 0..100 {
+        let machine = mounted(Config::default());
+        let ino = create(&machine, "f");
+        machine.pool().checkpoint().expect("checkpoint");
+        machine.pool().mirror_offline("b").expect("offline");
+        let disk = machine.disks[1].plug();
+        let end = disk.len(FileName::Index).expect("its length");
+        let behind = disk.write_at(FileName::Index, end, &[&[7; 8192]]);
+        behind.expect("write");
+        machine.pool().mirror_online("b").expect("online");
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    fill(&machine, ino, 0, 100, 1);
+                    machine.pool().checkpoint().expect("checkpoint");
+                }
+            });
+            let mut resync = Resync::new(Arc::clone(machine.pool()));
+            while resync.step().expect("resync").is_some() {}
+            done.store(true, Ordering::Release);
+        });
+        machine.pool().checkpoint().expect("checkpoint");
+        assert_eq!(alike(&machine, &[0, 1]), Ok(()), "round {round}");
     }
 }
