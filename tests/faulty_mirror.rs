@@ -18,6 +18,8 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// Longest wait for something that takes no time.
 const SOON: Duration = Duration::from_secs(20);
+/// Longest time until the status is told, whatever else goes on.
+const STATUS_WITHIN: Duration = Duration::from_millis(50);
 /// What a read may take beyond the deadline, on a busy machine.
 const MARGIN: Duration = Duration::from_secs(4);
 /// Longest time until a mirror that was suspect is trusted again, and that once more.
@@ -138,6 +140,15 @@ fn read_timed(file: &TestFile, root: &Path) -> Duration {
     longest
 }
 
+/// How long the status takes to be told.
+fn ask_status(root: &Path) -> Duration {
+    let start = Instant::now();
+    let status = common::xattr(root, "user.mendfs.status.json").expect("the status");
+    let took = start.elapsed();
+    assert!(status.starts_with(b"{"), "{status:?}");
+    took
+}
+
 /// Hangs the mirror under readers for a while, and then expects it to be of use again.
 fn hang_under_readers(hang: impl FnOnce(&Faulty) -> Hang) {
     let mut scene = scene();
@@ -222,12 +233,17 @@ fn writers_that_wait_for_a_mirror_that_hangs_hold_up_no_reader() {
         wait_for("the writers to hang", SOON, || scene.faulty.hanging() > 0);
         let stop = &stop;
         let reader = scope.spawn(move || read_until(stop, set, root, Rng::new(9)));
+        let asker = scope.spawn(move || (0..50).map(|_| ask_status(root)).collect());
         let start = Instant::now();
         wait_for("two deadlines to pass", SOON, || {
             start.elapsed() > 2 * READ_DEADLINE || reader.is_finished()
         });
         stop.store(true, Ordering::Relaxed);
         held.release();
+        let mut told: Vec<Duration> = asker.join().expect("the status was told");
+        told.sort();
+        eprintln!("the status took {:?} to {:?}", told[0], told[49]);
+        assert!(told[40] < STATUS_WITHIN, "{told:?}");
         let (files, longest) = reader.join().expect("no reader saw an error");
         eprintln!("{files} files, the longest read took {longest:?}");
         assert!(longest < READ_DEADLINE + MARGIN, "{longest:?}");

@@ -25,7 +25,6 @@ use nix::fcntl::{
 };
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
-use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use parking_lot::Mutex;
 
@@ -293,12 +292,7 @@ impl Backing for DirBacking {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let stat = fstatvfs(&self.tree.root)?;
-        let unit = stat.fragment_size();
-        Ok(Space {
-            total: stat.blocks().saturating_mul(unit),
-            available: stat.blocks_available().saturating_mul(unit),
-        })
+        self.readers.room()
     }
 
     /// `ledger` below the path, as sled takes nothing but paths; none once the path leads to

@@ -9,7 +9,9 @@
 //!   the cache again;
 //! - elsewhere, and if memory is so short that the cache has lost it again, the thread reads into
 //!   a buffer of its own, which the caller copies;
-//! - opening a file that is not open, and asking whether it was deleted, belong to it.
+//! - opening a file that is not open, and asking whether it was deleted, belong to it;
+//! - so does asking how much room the filesystem has, which is answered with what is known if the
+//!   thread takes long.
 //!
 //! Invariants: no thread ever holds the caller's buffer, so nothing can write to it after the call;
 //! no thread waits while it holds a lock; a read that was given up on is counted ([`Readers::
@@ -38,9 +40,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::statvfs::fstatvfs;
 use parking_lot::{Condvar, Mutex};
 
-use super::super::FileName;
+use super::super::{FileName, Space};
 use super::handle::{Handle, Waits};
 use super::tree::Tree;
 
@@ -52,6 +55,8 @@ const LONGEST: Duration = Duration::from_secs(1 << 31);
 const IDLE: Duration = Duration::from_secs(20);
 /// Most bytes that a thread reads into a buffer of its own at once.
 const MAX_BUFFER: usize = 1 << 20;
+/// How long to wait for the filesystem to say how much room it has, when it has said so before.
+const ROOM_PATIENCE: Duration = Duration::from_millis(20);
 /// Buffers kept for the next reads.
 const MAX_SPARE: usize = 4;
 
@@ -70,6 +75,8 @@ struct Shared {
     /// Reads that were given up on and are still under way.
     overdue: AtomicUsize,
     spare: Mutex<Vec<Vec<u8>>>,
+    /// Room of the filesystem as it said last.
+    room: Mutex<Option<Space>>,
     /// /dev/null, where it can be opened.
     sink: Option<File>,
 }
@@ -83,12 +90,22 @@ struct Queue {
 }
 
 /// What a thread is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Task {
     /// Open the file, and bring the range into the page cache if it can be asked.
-    Fill,
+    Fill(Range),
     /// Read the range.
-    Read,
+    Read(Range),
+    /// Ask the filesystem how much room it has.
+    Room,
+}
+
+/// A part of a file.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    file: FileName,
+    offset: u64,
+    len: usize,
 }
 
 /// What a thread did.
@@ -98,6 +115,8 @@ enum Done {
     Filled(Arc<Handle>),
     /// The bytes that there are, at the front of a buffer that may be longer.
     Bytes(Vec<u8>, usize),
+    /// What room there is.
+    Room(Space),
 }
 
 #[derive(Debug)]
@@ -112,9 +131,6 @@ enum State {
 #[derive(Debug)]
 struct Job {
     task: Task,
-    file: FileName,
-    offset: u64,
-    len: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -127,6 +143,7 @@ impl Readers {
             work: Condvar::new(),
             overdue: AtomicUsize::new(0),
             spare: Mutex::default(),
+            room: Mutex::default(),
             sink: File::options().write(true).open("/dev/null").ok(),
         };
         Readers {
@@ -155,16 +172,22 @@ impl Readers {
             return Ok(done);
         }
         let until = Instant::now() + deadline.min(LONGEST);
-        let mut task = Task::Fill;
+        let mut fill = true;
         loop {
             let rest = &mut buf[done..];
-            match self.ask(task, file, offset + done as u64, rest.len(), until)? {
+            let range = Range {
+                file,
+                offset: offset + done as u64,
+                len: rest.len(),
+            };
+            let task = if fill { Task::Fill } else { Task::Read };
+            match self.ask(task(range), until)? {
                 Done::Filled(handle) => {
                     if read_at_once(&handle, offset, buf, &mut done)? {
                         return Ok(done);
                     }
                     // The cache has lost it again: that must not go on for ever.
-                    task = Task::Read;
+                    fill = false;
                 }
                 Done::Bytes(bytes, got) => {
                     let asked = rest.len().min(MAX_BUFFER);
@@ -175,24 +198,30 @@ impl Readers {
                         return Ok(done);
                     }
                 }
+                Done::Room(_) => return Err(io::Error::other("room is not what was asked for")),
             }
         }
     }
 
+    /// Room of the filesystem, as fstatvfs(3) has it; if that takes long, as it had it last.
+    pub(super) fn room(&self) -> io::Result<Space> {
+        let known = *self.shared.room.lock();
+        match known {
+            None => self.shared.ask_room(),
+            Some(known) if self.stalled() => Ok(known),
+            Some(known) => match self.ask(Task::Room, Instant::now() + ROOM_PATIENCE) {
+                Ok(Done::Room(space)) => Ok(space),
+                Ok(_) => Ok(known),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(known),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
     /// Has a thread do it, and waits for that.
-    fn ask(
-        &self,
-        task: Task,
-        file: FileName,
-        offset: u64,
-        len: usize,
-        until: Instant,
-    ) -> io::Result<Done> {
+    fn ask(&self, task: Task, until: Instant) -> io::Result<Done> {
         let job = Arc::new(Job {
             task,
-            file,
-            offset,
-            len,
             state: Mutex::new(State::Waiting),
             changed: Condvar::new(),
         });
@@ -303,11 +332,16 @@ impl Shared {
     }
 
     fn perform(&self, job: &Job) -> io::Result<Done> {
-        let handle = self.tree.handle(job.file)?;
-        if job.task == Task::Fill {
+        let (range, fill) = match job.task {
+            Task::Fill(range) => (range, true),
+            Task::Read(range) => (range, false),
+            Task::Room => return self.ask_room().map(Done::Room),
+        };
+        let handle = self.tree.handle(range.file)?;
+        if fill {
             let filled = match (handle.waits, &self.sink) {
                 (Waits::Nothing, _) => true,
-                (Waits::Medium, Some(sink)) => handle.fill_cache(sink, job.offset, job.len)?,
+                (Waits::Medium, Some(sink)) => handle.fill_cache(sink, range.offset, range.len)?,
                 (Waits::Medium, None) | (Waits::Anything, _) => false,
             };
             if filled {
@@ -315,12 +349,23 @@ impl Shared {
             }
         }
         let mut bytes = self.spare.lock().pop().unwrap_or_default();
-        let len = job.len.min(MAX_BUFFER);
+        let len = range.len.min(MAX_BUFFER);
         if bytes.len() < len {
             bytes.resize(len, 0);
         }
-        let got = handle.read_at(job.offset, &mut bytes[..len])?;
+        let got = handle.read_at(range.offset, &mut bytes[..len])?;
         Ok(Done::Bytes(bytes, got))
+    }
+
+    fn ask_room(&self) -> io::Result<Space> {
+        let stat = fstatvfs(&self.tree.root)?;
+        let unit = stat.fragment_size();
+        let space = Space {
+            total: stat.blocks().saturating_mul(unit),
+            available: stat.blocks_available().saturating_mul(unit),
+        };
+        *self.room.lock() = Some(space);
+        Ok(space)
     }
 
     fn keep(&self, bytes: Vec<u8>) {
