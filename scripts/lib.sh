@@ -78,3 +78,29 @@ drop_caches() {
     sync
     echo 3 >/proc/sys/vm/drop_caches
 }
+
+# Configuration of fsx with every operation it knows.
+# fsx_config WITHOUT_MSYNC
+fsx_config() {
+    cat <<END
+flen = 1048576
+nomsyncafterwrite = $1
+[opsize]
+max = 131072
+[weights]
+close_open = 1
+read = 10
+write = 10
+mapread = 10
+mapwrite = 10
+invalidate = 1
+truncate = 5
+fsync = 0.02
+fdatasync = 0.02
+posix_fallocate = 3
+punch_hole = 5
+sendfile = 2
+posix_fadvise = 2
+copy_file_range = 3
+END
+}
