@@ -25,6 +25,7 @@ mod choose_table;
 pub mod decide;
 mod health;
 pub mod membership;
+mod parts;
 mod patience;
 mod read;
 mod repair;

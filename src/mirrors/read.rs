@@ -3,6 +3,7 @@
 use std::io;
 
 use super::decide::{Damage, Outcome, Verdict, decide};
+use super::parts::Supplied;
 use super::patience::READ_DEADLINE;
 use super::repair::RepairJob;
 use super::set::{Attached, MirrorSet};
@@ -49,14 +50,24 @@ pub struct BadBlock {
     pub block: usize,
 }
 
-/// The outcome for bytes `start..end` of a read that supplied `got` bytes.
-fn judge(got: Result<usize, Outcome>, end: usize, verify: impl FnOnce() -> bool) -> Outcome {
+/// The outcome for `len` bytes of which a read supplied `got`.
+fn judge(got: Result<usize, Outcome>, len: usize, verify: impl FnOnce() -> bool) -> Outcome {
     match got {
         Err(outcome) => outcome,
-        Ok(got) if got < end => Outcome::Damaged(Damage::Short),
+        Ok(got) if got < len => Outcome::Damaged(Damage::Short),
         Ok(_) if verify() => Outcome::Good,
         Ok(_) => Outcome::Damaged(Damage::Checksum),
     }
+}
+
+/// The mirror that was asked for a run first, and what it said of one of the blocks.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    mirror: &'a Attached,
+    damage: Damage,
+    /// Whether it was asked for that block alone: a disk that cannot read one block of a run fails
+    /// the whole, and may still have the others.
+    alone: bool,
 }
 
 impl MirrorSet {
@@ -113,14 +124,21 @@ impl MirrorSet {
         // Those before it were late: if it has damage they are asked again, after the others.
         order.rotate_left(answered);
         let (first, others) = (&order[0], &order[1..]);
+        let several = out.len() > BLOCK;
         let mut bad = Vec::new();
         for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
-            let outcome = judge(got, block * BLOCK + bytes.len(), || verify(block, bytes));
+            let there = got.map(|got| got.saturating_sub(block * BLOCK));
+            let outcome = judge(there, bytes.len(), || verify(block, bytes));
             let Outcome::Damaged(damage) = outcome else {
                 continue;
             };
             let verify = |bytes: &[u8]| verify(block, bytes);
-            let asked = (first, damage);
+            let alone = !several || damage != Damage::Unreadable;
+            let asked = Asked {
+                mirror: first,
+                damage,
+                alone,
+            };
             if !self.read_elsewhere(place.block(block), bytes, &verify, asked, others, jobs) {
                 bytes.fill(0);
                 bad.push(BadBlock { block });
@@ -135,10 +153,15 @@ impl MirrorSet {
         place: Place,
         bytes: &mut [u8],
         verify: &dyn Fn(&[u8]) -> bool,
-        (first, damage): (&Attached, Damage),
+        asked: Asked<'_>,
         others: &[Attached],
         jobs: &mut Vec<RepairJob>,
     ) -> bool {
+        let Asked {
+            mirror: first,
+            damage,
+            mut alone,
+        } = asked;
         let mut outcomes = vec![Outcome::Damaged(damage)];
         outcomes.resize(1 + others.len(), Outcome::NotAsked);
         let mirror_at = |index: usize| {
@@ -175,6 +198,11 @@ impl MirrorSet {
                     }
                     return true;
                 }
+                Verdict::Fail if !alone => {
+                    alone = true;
+                    let got = self.read_within(first, place, bytes, Some(READ_DEADLINE));
+                    outcomes[0] = judge(got, bytes.len(), || verify(bytes));
+                }
                 Verdict::Fail => {
                     for (index, outcome) in outcomes.iter().enumerate() {
                         if let Outcome::Damaged(damage) = outcome {
@@ -204,24 +232,23 @@ impl MirrorSet {
             .into_iter()
             .map(|mirror| {
                 let mut copy = vec![0; out.len()];
-                let got = mirror
-                    .backing()
-                    .read_at(place.file, place.offset, &mut copy)
-                    .unwrap_or(0);
-                copy.truncate(got);
-                (mirror, copy)
+                let there = self.read_parts(&mirror, place, &mut copy);
+                (mirror, copy, there)
             })
             .collect();
         let (mut complete, mut lacking) = (true, Vec::new());
         for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
             let range = block * BLOCK..block * BLOCK + bytes.len();
-            let good = |copy: &[u8]| copy.get(range.clone()).is_some_and(|b| verify(block, b));
-            match copies.iter().find(|(_, copy)| good(copy)) {
-                Some((_, copy)) => bytes.copy_from_slice(&copy[range.clone()]),
+            let good = |copy: &[u8], there: &Supplied| {
+                let copy = &copy[range.clone()];
+                judge(there.of(block), copy.len(), || verify(block, copy)) == Outcome::Good
+            };
+            match copies.iter().find(|(_, copy, there)| good(copy, there)) {
+                Some((_, copy, _)) => bytes.copy_from_slice(&copy[range.clone()]),
                 None => complete = false,
             }
-            let without = copies.iter().filter(|(_, copy)| !good(copy));
-            lacking.extend(without.map(|(mirror, _)| (mirror.id, block, bytes.to_vec())));
+            let without = copies.iter().filter(|(_, copy, there)| !good(copy, there));
+            lacking.extend(without.map(|(mirror, ..)| (mirror.id, block, bytes.to_vec())));
         }
         if complete {
             for (mirror, block, bytes) in lacking {
@@ -331,21 +358,20 @@ impl MirrorSet {
         mend: Mend,
     ) -> Result<usize, Vec<BadBlock>> {
         let current = self.current();
-        let mut copies: Vec<(Vec<u8>, Result<usize, Damage>)> = Vec::with_capacity(current.len());
+        let mut copies: Vec<(Vec<u8>, Supplied)> = Vec::with_capacity(current.len());
         for mirror in &current {
             let mut copy = vec![0; out.len()];
-            let got = self.read_copy(mirror, place, &mut copy);
-            copies.push((copy, got));
+            let there = self.read_parts(mirror, place, &mut copy);
+            copies.push((copy, there));
         }
         let (mut jobs, mut bad) = (Vec::new(), Vec::new());
         for (block, bytes) in out.chunks_mut(BLOCK).enumerate() {
             let range = block * BLOCK..block * BLOCK + bytes.len();
             let outcomes: Vec<_> = copies
                 .iter()
-                .map(|(copy, got)| {
-                    judge(got.map_err(Outcome::Damaged), range.end, || {
-                        verify(block, &copy[range.clone()])
-                    })
+                .map(|(copy, there)| {
+                    let copy = &copy[range.clone()];
+                    judge(there.of(block), copy.len(), || verify(block, copy))
                 })
                 .collect();
             let verdict = decide(&outcomes);

@@ -96,6 +96,41 @@ fn p1_a_block_damaged_on_all_mirrors_fails_alone_and_no_bad_byte_is_served() {
     assert_eq!(machine.pool().status().state, PoolState::Damaged);
 }
 
+/// One sector that each disk cannot read, in different blocks of one extent.
+#[test]
+fn p1_p4_a_bad_sector_on_each_mirror_costs_no_block_but_its_own() {
+    for checked in [false, true] {
+        let mut machine = mounted(Config::default());
+        let (ino, data) = (create(&machine, "f"), bytes(5, 150 * BLOCK));
+        write(&machine, ino, 0, &data);
+        sync(&machine);
+        machine.pool().checkpoint().expect("checkpoint");
+        for (disk, blocks) in machine.disks.iter().zip([[7, 70], [100, 149]]) {
+            for block in blocks {
+                let (file, offset) = place(&machine, ino, block);
+                disk.fail_sectors(file, offset + 1024, 512);
+            }
+            disk.drop_caches();
+        }
+        if checked {
+            assert_eq!(machine.verify().expect("verify"), [""; 0]);
+            let repaired = [0, 1].map(|mirror| machine.status_of(mirror).repaired);
+            assert_eq!(repaired, [2, 2], "no block but those was bad");
+        }
+        assert_eq!(read(&machine, ino, 0, data.len()).expect("read"), data);
+        machine.repair();
+        machine.close().expect("unmount");
+        for alone in [0, 1] {
+            machine.present = vec![alone == 0, alone == 1];
+            let kept = machine.snapshots();
+            machine.mount().expect("one mirror is enough");
+            assert_eq!(read(&machine, ino, 0, data.len()).expect("read"), data);
+            machine.kill();
+            machine.restore(&kept);
+        }
+    }
+}
+
 #[test]
 fn p2_what_was_synced_survives_with_either_mirror_alone() {
     for gone in [0, 1] {
