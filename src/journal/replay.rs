@@ -9,7 +9,7 @@ use crate::backing::{Backing, FileName};
 use crate::format::{
     JournalRef, Lsn, PoolTag, RECORD_ALIGN, RECORD_HEADER_LEN, Record, RecordHeader,
 };
-use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place, agree};
+use crate::mirrors::{Damage, MirrorError, MirrorId, MirrorSet, Place, agree, read_around};
 
 /// Bytes given to a mirror in one go, about.
 const RUN_MAX: usize = 1 << 20;
@@ -84,8 +84,12 @@ impl<'a> Reader<'a> {
                 continue;
             }
             // What cannot be read is zeros here, which no record is.
-            let got = match self.backing.read_at(FileName::Journal, offset, buffer) {
-                Ok(got) => got,
+            let got = match read_around(self.backing, FileName::Journal, offset, buffer) {
+                Ok((got, false)) => got,
+                Ok((got, true)) => {
+                    self.damage = Some(Damage::Unreadable);
+                    got
+                }
                 Err(error) => {
                     self.damage = Some(match error.kind() {
                         io::ErrorKind::NotFound => Damage::Missing,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::parts::read_around;
 use crate::backing::{Backing, FileName};
 use crate::format::{
     Epoch, FormatError, Lsn, Member, MemberState, SUPER_SLOT_LEN, Superblock, Uuid,
@@ -152,8 +153,8 @@ pub enum OpenError {
 pub fn read_superblock(backing: &dyn Backing) -> Result<Superblock, OpenError> {
     let mirror = backing.label();
     let mut slots = vec![0; 2 * SUPER_SLOT_LEN];
-    let got = match backing.read_at(FileName::Superblock, 0, &mut slots) {
-        Ok(got) => got,
+    let (got, unreadable) = match read_around(backing, FileName::Superblock, 0, &mut slots) {
+        Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(OpenError::NoPool { mirror });
         }
@@ -172,6 +173,12 @@ pub fn read_superblock(backing: &dyn Backing) -> Result<Superblock, OpenError> {
         .iter()
         .filter_map(|slot| slot.as_ref().ok())
         .max_by_key(|s| s.sequence);
+    if newest.is_none() && unreadable {
+        return Err(OpenError::Unreadable {
+            mirror,
+            cause: "one of its two copies cannot be read, and the other one is none".to_owned(),
+        });
+    }
     let newer = decoded.iter().find_map(|slot| match slot {
         Err(FormatError::Version { found, known, .. }) => Some((*found, *known)),
         _ => None,

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
+use super::parts::read_around;
 use super::room::GONE;
 use super::set::{Attached, Counters, Mirror, MirrorId, MirrorSet, MirrorState};
 use super::write::MirrorError;
@@ -492,8 +493,8 @@ fn strike_off(superblock: &mut Superblock, uuid: Uuid) {
 /// As pwrite(2) and fdatasync(2).
 pub fn write_slot(backing: &dyn Backing, superblock: &Superblock) -> io::Result<()> {
     let mut slots = vec![0; 2 * SUPER_SLOT_LEN];
-    let got = backing.read_at(FileName::Superblock, 0, &mut slots);
-    let newest = slots[..got.unwrap_or(0)]
+    let got = read_around(backing, FileName::Superblock, 0, &mut slots);
+    let newest = slots[..got.map_or(0, |(got, _)| got)]
         .chunks(SUPER_SLOT_LEN)
         .enumerate()
         .filter_map(|(slot, bytes)| Some((Superblock::decode(bytes).ok()?.sequence, slot as u64)))

@@ -40,6 +40,7 @@ pub use choose::{Candidate, Choice, History, OpenError, Standing, choose, read_s
 pub use decide::{Damage, Outcome, Verdict, agree};
 pub use health::READ_ERROR_BUDGET;
 pub use membership::{MembershipError, Newcomer};
+pub use parts::read_around;
 pub use patience::READ_DEADLINE;
 pub use read::{BadBlock, Mend, Place};
 pub use repair::{Incident, Resolution};

@@ -4,11 +4,13 @@
 //! as ever, and may be the only good copy: so the request is cut in halves until the bad blocks
 //! stand alone.
 
+use std::io;
 use std::ops::Range;
 
 use super::decide::{Damage, Outcome};
 use super::read::Place;
 use super::set::{Attached, MirrorSet};
+use crate::backing::{Backing, FileName};
 use crate::format::BLOCK;
 
 /// Requests that may fail before the rest is not cut any further: a disk that has lost much takes
@@ -35,6 +37,37 @@ impl Supplied {
             },
         }
     }
+}
+
+/// What there is of a range of a file that nobody has checked yet: how many bytes from its
+/// beginning on, and whether some of them could not be read, which are zeros then.
+///
+/// # Errors
+/// As pread(2), if nothing of it can be read.
+pub fn read_around(
+    backing: &dyn Backing,
+    file: FileName,
+    offset: u64,
+    buf: &mut [u8],
+) -> io::Result<(usize, bool)> {
+    let error = match backing.read_at(file, offset, buf) {
+        Ok(got) => return Ok((got, false)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+        Err(error) => error,
+    };
+    let parts = halved(buf.len(), |bytes| {
+        let at = offset + bytes.start as u64;
+        backing.read_at(file, at, &mut buf[bytes]).ok()
+    });
+    let mut end = None;
+    for (block, bytes) in buf.chunks_mut(BLOCK).enumerate() {
+        let got = parts[block].unwrap_or(0).min(bytes.len());
+        bytes[got..].fill(0);
+        if got > 0 {
+            end = Some(block * BLOCK + got);
+        }
+    }
+    end.map(|end| (end, true)).ok_or(error)
 }
 
 impl MirrorSet {
@@ -72,6 +105,7 @@ fn halved(
         }
     };
     let mut waiting = Vec::new();
+    // It has failed as a whole.
     halve(0..count, &mut waiting);
     while let Some(blocks) = waiting.pop() {
         let bytes = blocks.start * BLOCK..len.min(blocks.end * BLOCK);

@@ -131,6 +131,37 @@ fn p1_p4_a_bad_sector_on_each_mirror_costs_no_block_but_its_own() {
     }
 }
 
+/// One sector of the journal and of the superblock that each disk cannot read, not the same ones,
+/// after a crash.
+#[test]
+fn p2_a_bad_sector_of_the_journal_on_each_mirror_loses_nothing_that_was_synced() {
+    for cut in 0..8 {
+        let mut machine = mounted(Config::default());
+        let mut written = Vec::new();
+        for number in 0..20 {
+            let (ino, data) = (create(&machine, &format!("f{number}")), bytes(number, 6000));
+            write(&machine, ino, 0, &data);
+            sync(&machine);
+            written.push((ino, data));
+        }
+        machine.crash(PowerLoss::LoseAll);
+        for (number, disk) in machine.disks.iter().enumerate() {
+            let at = ((2 * cut + 12 * number) * BLOCK) as u64;
+            disk.fail_sectors(FileName::Journal, at + 512, 512);
+            // A new pool's second slot may be needed as it is.
+            disk.fail_sectors(
+                FileName::Superblock,
+                ((number + cut) % 2 * BLOCK) as u64,
+                512,
+            );
+        }
+        machine.mount().expect("all is on one of them");
+        for (ino, data) in &written {
+            assert_eq!(&read(&machine, *ino, 0, data.len()).expect("read"), data);
+        }
+    }
+}
+
 #[test]
 fn p2_what_was_synced_survives_with_either_mirror_alone() {
     for gone in [0, 1] {
