@@ -255,6 +255,11 @@ impl Pool {
 
     /// A directory that was a mirror must not be taken for one later.
     fn discharge(&self, mirror: &Mirror) {
+        // Its successor may lie where it lay.
+        let all = self.mirrors.all();
+        if all.iter().any(|other| other.label() == mirror.label()) {
+            return;
+        }
         let directory = match mirror.backing() {
             Some(backing) => Ok(Arc::clone(backing)),
             None => self.open_directory(mirror.label(), false),
@@ -336,11 +341,11 @@ impl Pool {
         })?;
         // With no room while the others have some it would be the one that fills up the pool.
         let short = |space: Space| space.available < 2 * self.kept_of(space.total);
-        let others_short = self.mirrors.space().is_none_or(short);
-        let others = self.mirrors.space().map_or(0, |space| space.available);
-        let still_filled = mirror.cause() == FULL && space.available < others / 8;
-        if still_filled || short(space) && (mirror.state() == MirrorState::Offline || !others_short)
-        {
+        let others = self.mirrors.space();
+        let available = others.map_or(0, |space| space.available);
+        let still_filled = mirror.cause() == FULL && space.available < available / 8;
+        let only_short = mirror.state() == MirrorState::Offline || !others.is_none_or(short);
+        if still_filled || short(space) && only_short {
             let mirror = mirror.name();
             return Err(PoolError::NoSpace { mirror }.into());
         }
