@@ -299,12 +299,12 @@ fn cache(value: &str) -> Result<u64, Failure> {
 
 /// Bytes per second.
 fn rate(name: &str, value: &str) -> Result<u64, Failure> {
-    match size(value) {
-        Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(Failure::Usage(format!(
-            "option \"{name}\" is bytes per second such as 50M, not \"{value}\""
-        ))),
-    }
+    parse_rate(value).ok_or_else(|| {
+        Failure::Usage(format!(
+            "option \"{name}\" is a number of MB/s such as 50 or 0.5, or bytes per second with a \
+             unit such as 50M, not \"{value}\""
+        ))
+    })
 }
 
 /// Time between scrubs; none for `off`.
@@ -336,11 +336,7 @@ fn scrub_rate(value: &str) -> Result<Option<u64>, Failure> {
     if value == "auto" {
         return Ok(None);
     }
-    parse_rate(value).map(Some).ok_or_else(|| {
-        Failure::Usage(format!(
-            "option \"scrub_rate\" is auto or a number of MB/s such as 50 or 0.5, not \"{value}\""
-        ))
-    })
+    rate("scrub_rate", value).map(Some)
 }
 
 /// A size in bytes, or with K, M, G or T in powers of 1024.
@@ -471,6 +467,9 @@ mod tests {
         assert_eq!(parse("scrub_interval=off").scrub.interval, None);
         assert_eq!(parse("scrub_rate=1.5").scrub.rate, Some(1_500_000));
         assert_eq!(parse("scrub_rate=1,scrub_rate=auto").scrub.rate, None);
+        assert_eq!(parse("scrub_rate=1.5K").scrub.rate, Some(1536));
+        assert_eq!(parse("resync_rate=50").resync_rate, Some(50_000_000));
+        assert_eq!(parse("resync_rate=50M").resync_rate, Some(50 << 20));
         assert!(!parse("nodegraded").degraded);
         assert!(parse("remount,ro").remount);
     }
@@ -497,6 +496,8 @@ mod tests {
             "scrub_rate=0",
             "scrub_rate=-1",
             "scrub_rate=inf",
+            "scrub_rate=M",
+            "resync_rate=0K",
         ] {
             let name = list.split('=').next().unwrap();
             assert!(

@@ -56,12 +56,20 @@ impl ScrubOrder {
     }
 }
 
-/// Bytes per second, from a number of MB/s (10^6 bytes) above 0, with or without decimals.
+/// Bytes per second, from a number above 0, with or without decimals: of MB/s (10^6 bytes), or with
+/// K, M, G or T at its end, which are powers of 1024 bytes per second.
 pub fn parse_rate(text: &str) -> Option<u64> {
-    let digits = text
+    let (number, unit) = match text.char_indices().next_back()? {
+        (at, 'k' | 'K') => (&text[..at], 1024.0),
+        (at, 'm' | 'M') => (&text[..at], 1024.0 * 1024.0),
+        (at, 'g' | 'G') => (&text[..at], 1024.0 * 1024.0 * 1024.0),
+        (at, 't' | 'T') => (&text[..at], 1024.0 * 1024.0 * 1024.0 * 1024.0),
+        _ => (text, 1e6),
+    };
+    let digits = number
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let rate = text.parse::<f64>().ok().filter(|_| digits)? * 1e6;
+    let rate = number.parse::<f64>().ok().filter(|_| digits)? * unit;
     (1.0..1e18).contains(&rate).then_some(rate as u64)
 }
 
