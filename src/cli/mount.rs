@@ -156,6 +156,7 @@ impl Plan {
             source: source::join(&self.directories),
             mount_point: self.mount_point.clone(),
             flags: self.options.flags,
+            acl: self.options.acl,
         }
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Options {
     pub(super) cache_bytes: Option<u64>,
     /// Whether a pool may be mounted that lacks a mirror.
     pub(super) degraded: bool,
+    /// Whether POSIX ACLs are enforced and can be set.
+    pub(super) acl: bool,
     /// Mirror whose history is kept where mirrors went on apart.
     pub(super) prefer: Option<String>,
     /// Mirror to read from.
@@ -63,6 +65,7 @@ impl Default for Options {
             commit: Commit::Interval(DEFAULT_COMMIT_INTERVAL),
             cache_bytes: None,
             degraded: true,
+            acl: true,
             prefer: None,
             read: None,
             resync_rate: None,
@@ -124,7 +127,9 @@ impl Options {
             }
             ("degraded", None) => self.degraded = true,
             ("nodegraded", None) => self.degraded = false,
-            ("degraded" | "nodegraded", Some(_)) => {
+            ("acl", None) => self.acl = true,
+            ("noacl", None) => self.acl = false,
+            ("degraded" | "nodegraded" | "acl" | "noacl", Some(_)) => {
                 return Err(Failure::Usage(format!("option \"{name}\" takes no value")));
             }
             (name, value) if alert::NAMES.contains(&name) => self.alerts.set(name, value)?,
@@ -208,6 +213,8 @@ const SHOWN_BY_KERNEL: &[&str] = &[
 
 /// Options of ours, for the list of close matches.
 const OWN: &[&str] = &[
+    "acl",
+    "noacl",
     "commit",
     "cache",
     "degraded",
@@ -471,6 +478,7 @@ mod tests {
         assert_eq!(parse("resync_rate=50").resync_rate, Some(50_000_000));
         assert_eq!(parse("resync_rate=50M").resync_rate, Some(50 << 20));
         assert!(!parse("nodegraded").degraded);
+        assert!(parse("").acl && parse("noacl,acl").acl && !parse("acl,noacl").acl);
         assert!(parse("remount,ro").remount);
     }
 
@@ -488,6 +496,7 @@ mod tests {
             "cache",
             "ro=1",
             "degraded=yes",
+            "acl=no",
             "scrub_interval=0d",
             "scrub_interval=30",
             "scrub_interval=",

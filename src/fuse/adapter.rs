@@ -34,7 +34,7 @@ use super::privilege;
 use super::reply::{self, Context, Fail};
 use super::seek::{self, Target};
 use crate::format::Ino;
-use crate::vfs::{self, Caller, SetAttr, Vfs};
+use crate::vfs::{self, AclKind, Caller, SetAttr, Vfs, VfsError};
 
 /// Largest read, write and readahead request in bytes.
 const MAX_REQUEST: u32 = 1 << 20;
@@ -49,11 +49,11 @@ const REPORT_THREADS: usize = 2;
 /// Most bytes that one `copy_file_range` request copies; the kernel or its caller asks again.
 const MAX_COPY: u64 = 1 << 30;
 
-/// What is asked of the kernel, if it can do it. Deliberately not asked for:
+/// What is always asked of the kernel, if it can do it. Deliberately not asked for:
 /// - POSIX_LOCKS, FLOCK_LOCKS: locks stay in the kernel, which is right with one machine;
 /// - ATOMIC_O_TRUNC: O_TRUNC must come as a `setattr`, since no open comes;
-/// - DONT_MASK: the kernel applies the umask;
-/// - SETXATTR_EXT, POSIX_ACL: fuser 0.18 does not decode the longer request;
+/// - SETXATTR_EXT: fuser 0.18 does not decode the longer request, so that `privilege` finds out
+///   itself whether an ACL takes set-group-ID away;
 /// - SPLICE_*: they describe how the server moves data and change nothing for one that reads
 ///   and writes.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
@@ -63,6 +63,8 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_WRITEBACK_CACHE)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    // The umask counts only where there is no default ACL, which the vfs knows.
+    .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_DO_READDIRPLUS)
@@ -82,18 +84,21 @@ pub(super) struct Adapter {
     inline_writes: usize,
     /// Makes reports that wait for a disk.
     reports: Blocking,
-    /// What the kernel can do of what we want.
+    /// What is asked of the kernel.
+    wanted: InitFlags,
+    /// What it can do of that.
     granted: InitFlags,
     /// The way to tell the kernel something unasked; there once there is a session.
     notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Adapter {
-    /// The filesystem served by so many event loops.
+    /// The filesystem served by so many event loops. `acl`: the kernel enforces ACLs.
     pub(super) fn new(
         vfs: Arc<Vfs>,
         notifier: Arc<OnceLock<Notifier>>,
         event_loops: usize,
+        acl: bool,
     ) -> Adapter {
         let blocking = Blocking::new(SYNC_THREADS);
         Adapter {
@@ -103,6 +108,11 @@ impl Adapter {
             writing: AtomicUsize::new(0),
             inline_writes: event_loops.saturating_sub(1),
             reports: Blocking::new(REPORT_THREADS),
+            wanted: if acl {
+                WANTED | InitFlags::FUSE_POSIX_ACL
+            } else {
+                WANTED
+            },
             granted: InitFlags::empty(),
             notifier,
         }
@@ -134,7 +144,7 @@ thread_local! {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.granted = config.capabilities() & WANTED;
+        self.granted = config.capabilities() & self.wanted;
         if let Err(refused) = config.add_capabilities(self.granted) {
             log::warn!("the kernel refuses {refused:?}");
         }
@@ -218,20 +228,7 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("setattr", ino);
         let _guard = context.guard(&self.vfs);
-        let owner_changes = uid.is_some() || gid.is_some();
-        // A request that names nothing is what the kernel leaves of its own attempt to clear them.
-        // It also comes from one who may keep them, if the file has a capability to be taken away.
-        let nothing = !owner_changes
-            && mode.is_none()
-            && atime.is_none()
-            && mtime.is_none()
-            && ctime.is_none();
-        let content_changes = size.is_some() || nothing;
-        let kill_suid = match self.must_clear(request, ino, owner_changes, content_changes) {
-            Ok(must) => must,
-            Err(error) => return reply.fail(context, &error),
-        };
-        let change = SetAttr {
+        let mut change = SetAttr {
             mode,
             uid,
             gid,
@@ -239,13 +236,22 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::set_ctime),
-            kill_suid,
+            ..SetAttr::default()
         };
-        reply::attr(
-            context,
-            self.vfs.setattr(&caller(request, 0), ino, &change),
-            reply,
-        );
+        let owner_changes = uid.is_some() || gid.is_some() || change.is_empty_chown();
+        // A request that names nothing is what the kernel leaves of its own attempt to clear them.
+        // It also comes from one who may keep them, if the file has a capability to be taken away.
+        let cause = if owner_changes {
+            Cause::Owner
+        } else if size.is_some() || change == SetAttr::default() {
+            Cause::Content
+        } else {
+            Cause::Other
+        };
+        let result = self
+            .must_clear(request, ino, cause, &mut change)
+            .and_then(|()| self.vfs.setattr(&caller(request, 0), ino, &change));
+        reply::attr(context, result, reply);
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -420,7 +426,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -433,6 +439,10 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("write", ino);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        // While the caller waits, who can be looked at.
+        if kill && let Err(error) = self.clear_set_gid(request, ino) {
+            return reply.fail(context, &error);
+        }
         let write = move |vfs: &Vfs, data: &[u8], reply: ReplyWrite| {
             let _guard = context.guard(vfs);
             let result = vfs.write(ino, offset, data, kill);
@@ -566,13 +576,15 @@ impl Filesystem for Adapter {
         let context = Context("setxattr", ino);
         let _guard = context.guard(&self.vfs);
         let caller = caller(request, 0);
-        let flags = flags.cast_unsigned();
-        reply::empty(
-            context,
-            self.vfs
-                .setxattr(&caller, ino, name.as_bytes(), value, flags),
-            reply,
-        );
+        let name = name.as_bytes();
+        let result = match AclKind::of(name) {
+            Some(kind) => self.set_acl(request, ino, kind, value),
+            None => {
+                let flags = flags.cast_unsigned();
+                self.vfs.setxattr(&caller, ino, name, value, flags)
+            }
+        };
+        reply::empty(context, result, reply);
     }
 
     fn getxattr(
@@ -732,34 +744,73 @@ impl Adapter {
         });
     }
 
-    /// Whether `setattr` must clear set-user-ID and set-group-ID.
+    fn set_acl(&self, request: &Request, ino: Ino, kind: AclKind, value: &[u8]) -> vfs::Result<()> {
+        if !self.granted.contains(InitFlags::FUSE_POSIX_ACL) {
+            // Storing what nobody enforces would be a lie.
+            return Err(VfsError::NotSupported);
+        }
+        // The kernel holds the inode's lock from its checks to our answer: no chown comes between.
+        let attr = self.vfs.getattr(ino)?;
+        let kill = privilege::has_set_gid(&attr) && !privilege::is_member(request, attr.gid);
+        self.vfs.set_acl(ino, kind, value, kill)
+    }
+
+    /// Notes in `change` whether it must clear set-user-ID and set-group-ID.
     fn must_clear(
         &self,
         request: &Request,
         ino: Ino,
-        owner_changes: bool,
-        content_changes: bool,
-    ) -> vfs::Result<bool> {
+        cause: Cause,
+        change: &mut SetAttr,
+    ) -> vfs::Result<()> {
         // Without HANDLE_KILLPRIV_V2 the kernel sends changes of mode of its own.
-        if !(owner_changes || content_changes)
-            || !self.granted.contains(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
-            || !privilege::has_set_id(&self.vfs.getattr(ino)?)
-        {
-            return Ok(false);
+        if cause == Cause::Other || !self.granted.contains(InitFlags::FUSE_HANDLE_KILLPRIV_V2) {
+            return Ok(());
         }
-        Ok(owner_changes || !privilege::may_keep_set_id(request.pid()))
+        let attr = self.vfs.getattr(ino)?;
+        if !privilege::has_set_id(&attr) {
+            return Ok(());
+        }
+        change.kill_suid = cause == Cause::Owner || !privilege::may_keep_set_id(request.pid());
+        change.kill_sgid = change.kill_suid
+            && privilege::has_bare_set_gid(&attr)
+            && !privilege::is_member(request, attr.gid);
+        // Of chown(2) that names nobody the kernel has checked nothing, since it left this to us.
+        let takes = privilege::has_program_id(&attr) || change.kill_sgid;
+        if takes && change.is_empty_chown() && !privilege::is_owner(request, attr.uid) {
+            return Err(VfsError::NotPermitted);
+        }
+        Ok(())
     }
 
     /// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops
     /// its own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
     fn clear_set_id(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
-        if self.must_clear(request, ino, false, true)? {
-            let change = SetAttr {
-                kill_suid: true,
-                ..SetAttr::default()
-            };
+        let _guard = Context("setattr", ino).guard(&self.vfs);
+        let mut change = SetAttr::default();
+        self.must_clear(request, ino, Cause::Content, &mut change)?;
+        if change.kill_suid {
             self.vfs.setattr(&caller(request, 0), ino, &change)?;
         }
         Ok(())
     }
+
+    /// The rest of that for a write that the kernel marked: it knows nothing of the group.
+    fn clear_set_gid(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
+        let attr = self.vfs.getattr(ino)?;
+        if privilege::has_bare_set_gid(&attr) {
+            self.clear_set_id(request, ino)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why set-user-ID and set-group-ID might have to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The owner or group is set, if only to what it was.
+    Owner,
+    /// Content or size changes.
+    Content,
+    Other,
 }

@@ -40,6 +40,8 @@ pub struct MountRequest {
     pub mount_point: PathBuf,
     /// Generic flags of mount(2).
     pub flags: MsFlags,
+    /// Whether the kernel enforces POSIX ACLs. If not, they cannot be set.
+    pub acl: bool,
 }
 
 /// Why there is no mount, or why one ended.
@@ -107,7 +109,7 @@ impl Mounted {
         config.n_threads = Some(event_loops);
         config.clone_fd = true;
         let notifier = Arc::new(OnceLock::new());
-        let adapter = Adapter::new(vfs, Arc::clone(&notifier), event_loops);
+        let adapter = Adapter::new(vfs, Arc::clone(&notifier), event_loops, request.acl);
         match Session::from_fd(adapter, device, SessionACL::All, config) {
             Ok(session) => {
                 // Set once, here.

@@ -3,7 +3,8 @@
 //! The kernel has checked permissions and taken away a set-group-ID bit that the caller of chmod
 //! may not set. What it leaves here, by the contract of FUSE_HANDLE_KILLPRIV_V2: set-user-ID goes
 //! on a change of owner, and on a write or a change of size by one without CAP_FSETID; set-group-ID
-//! goes with it if the group may execute the file; a file capability goes on all of these.
+//! goes with it if the group may execute the file, or if the caller is not in the group; a file
+//! capability goes on all of these.
 
 use crate::format::{FileKind, Ino, InodeRow, Key, Timestamp};
 use crate::index::Txn;
@@ -25,7 +26,7 @@ const CAPABILITY: &[u8] = b"security.capability";
 impl SetAttr {
     /// A request that names only the ctime is what remains of a chown(2) that names neither owner
     /// nor group, after the FUSE client has left the dropping of privileges to us.
-    fn is_empty_chown(&self) -> bool {
+    pub fn is_empty_chown(&self) -> bool {
         let SetAttr {
             mode,
             uid,
@@ -35,6 +36,7 @@ impl SetAttr {
             mtime,
             ctime,
             kill_suid: _,
+            kill_sgid: _,
         } = self;
         ctime.is_some()
             && mode.is_none()
@@ -84,9 +86,13 @@ impl Vfs {
         let mut row = rows.row(ino)?.clone();
         if change.drops_privileges() {
             self.drop_privileges(&mut rows.txn, ino, &mut row)?;
+            if change.kill_sgid && row.kind != FileKind::Directory {
+                row.permissions &= !S_ISGID;
+            }
         }
         if let Some(mode) = change.mode {
             row.permissions = (mode & PERMISSIONS) as u16;
+            self.acl_follows(&mut rows.txn, ino, row.permissions)?;
         }
         row.uid = change.uid.unwrap_or(row.uid);
         row.gid = change.gid.unwrap_or(row.gid);

@@ -36,6 +36,9 @@ pub enum VfsError {
     /// Not allowed for this caller or on this object, whatever the mode bits say.
     #[error("operation not permitted")]
     NotPermitted,
+    /// Not something that an object of this kind can have.
+    #[error("permission denied")]
+    Access,
     /// An argument makes no sense.
     #[error("invalid argument")]
     Invalid,
@@ -104,6 +107,7 @@ impl VfsError {
             VfsError::IsDirectory => Errno::EISDIR,
             VfsError::NotEmpty => Errno::ENOTEMPTY,
             VfsError::NotPermitted => Errno::EPERM,
+            VfsError::Access => Errno::EACCES,
             VfsError::Invalid => Errno::EINVAL,
             VfsError::NameTooLong => Errno::ENAMETOOLONG,
             VfsError::TooManyLinks => Errno::EMLINK,

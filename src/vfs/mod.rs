@@ -30,6 +30,8 @@
 //! [`Pool::sync`](crate::pool::Pool::sync) for the disks: no lock is held over either, but that
 //! with `commit=always` the commit itself syncs, under the locks of its operation.
 
+mod access;
+mod acl;
 mod attr;
 mod change;
 mod control;
@@ -54,6 +56,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use acl::AclKind;
 pub use control::{is_control, waits_for_a_disk};
 pub use error::{Result, VfsError};
 pub use filesystem::Vfs;

@@ -120,6 +120,7 @@ impl Vfs {
             }
         }
         fill(&mut row);
+        let inherited = self.inherit(caller, parent, &mut row)?;
         let Slot::Free(cookie) = self.slot(parent, name)? else {
             return Err(VfsError::Exists);
         };
@@ -129,6 +130,7 @@ impl Vfs {
         }
         let ino = self.pool.alloc_ino();
         change.create(ino, &row);
+        inherited.put(&mut change.txn, ino);
         change.add_entry(
             parent,
             cookie,

@@ -14,7 +14,7 @@ pub struct Caller {
     pub gid: u32,
     /// Process.
     pub pid: u32,
-    /// Its file mode creation mask; the kernel has applied it already.
+    /// Its file mode creation mask, for what is made where no default ACL takes its place.
     pub umask: u32,
 }
 
@@ -100,6 +100,9 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// Content or size is changed by one without CAP_FSETID: set-user-ID and set-group-ID go.
     pub kill_suid: bool,
+    /// The caller is not in the file's group either: where set-user-ID goes, set-group-ID goes also
+    /// if the group may not execute the file.
+    pub kill_sgid: bool,
 }
 
 /// One entry that readdir gives out.

@@ -1,11 +1,12 @@
 //! Extended attributes: one row each, keyed by inode and name. See xattr(7).
 //!
-//! `user.mendfs.*` is ours and answered by `control`. POSIX ACLs (`system.*`) are refused as long
-//! as the mount does not have the kernel enforce them: storing what nobody enforces would be a lie.
+//! `user.mendfs.*` is ours and answered by `control`. Of the namespace `system` there are the two
+//! POSIX ACLs, which `access` sets and removes, since they go together with the mode.
 
-use crate::format::{FileKind, Ino, Key, XATTR_NAME_MAX, XATTR_VALUE_MAX};
+use crate::format::{FileKind, FormatError, Ino, Key, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use crate::pool::Intent;
 
+use super::acl::AclKind;
 use super::change::Change;
 use super::control::is_control;
 use super::error::{Result, VfsError};
@@ -26,6 +27,7 @@ enum Space {
     User,
     Trusted,
     Security,
+    System,
 }
 
 /// The namespace of an attribute name.
@@ -35,6 +37,9 @@ fn space(name: &[u8]) -> Result<Space> {
     }
     if name.contains(&0) {
         return Err(VfsError::Invalid);
+    }
+    if AclKind::of(name).is_some() {
+        return Ok(Space::System);
     }
     let spaces: [(&[u8], Space); 3] = [
         (b"user.", Space::User),
@@ -58,6 +63,14 @@ fn has_space(kind: FileKind, space: Space) -> bool {
     space != Space::User || matches!(kind, FileKind::Regular | FileKind::Directory)
 }
 
+/// The row of an attribute with that value.
+pub(super) fn stored(value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + value.len());
+    stored.push(VALUE_VERSION);
+    stored.extend_from_slice(value);
+    stored
+}
+
 impl Vfs {
     /// Sets an attribute. `flags` are XATTR_CREATE and XATTR_REPLACE.
     ///
@@ -74,20 +87,23 @@ impl Vfs {
         if ino == Ino::ROOT && Vfs::is_order(name) {
             return self.give_order(caller, name, value);
         }
+        if let Some(kind) = AclKind::of(name) {
+            // The kernel knows neither flag for these.
+            return self.set_acl(ino, kind, value, false);
+        }
         self.check_change(caller, ino, name)?;
-        if flags & !(CREATE | REPLACE) != 0 || flags == CREATE | REPLACE {
+        if flags & !(CREATE | REPLACE) != 0 {
             return Err(VfsError::Invalid);
         }
         if value.len() > XATTR_VALUE_MAX {
             return Err(VfsError::AttributeTooBig);
         }
-        let mut stored = Vec::with_capacity(1 + value.len());
-        stored.push(VALUE_VERSION);
-        stored.extend_from_slice(value);
+        let stored = stored(value);
         self.pool.begin(Intent::Grow)?;
-        self.change_attribute(ino, name, |exists| match (flags, exists) {
-            (CREATE, true) => Err(VfsError::Exists),
-            (REPLACE, false) => Err(VfsError::NoData),
+        // Both flags together never succeed, with the errno of the one that is broken.
+        self.change_attribute(ino, name, |exists| match exists {
+            true if flags & CREATE != 0 => Err(VfsError::Exists),
+            false if flags & REPLACE != 0 => Err(VfsError::NoData),
             _ => Ok(Some(stored)),
         })
     }
@@ -97,6 +113,9 @@ impl Vfs {
     /// # Errors
     /// As removexattr(2).
     pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
+        if let Some(kind) = AclKind::of(name) {
+            return self.remove_acl(ino, kind);
+        }
         self.check_change(caller, ino, name)?;
         self.pool.begin(Intent::Shrink)?;
         self.change_attribute(ino, name, |exists| match exists {
@@ -150,17 +169,19 @@ impl Vfs {
         if is_control(ino) || (space == Space::Trusted && caller.uid != 0) {
             return Err(VfsError::NoData);
         }
+        self.attribute(ino, name)?.ok_or(VfsError::NoData)
+    }
+
+    /// What is stored under that name.
+    pub(super) fn attribute(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
         let row = self.pool.get(&Key::xattr(ino, name))?;
         match row.as_deref() {
-            None => Err(VfsError::NoData),
-            Some([VALUE_VERSION, value @ ..]) => Ok(value.to_vec()),
+            None => Ok(None),
+            Some([VALUE_VERSION, value @ ..]) => Ok(Some(value.to_vec())),
             Some(other) => {
                 let value = other.first().map_or(0, |byte| u64::from(*byte));
                 let field = "extended attribute version";
-                Err(Vfs::bad_row(ino)(crate::format::FormatError::Field {
-                    field,
-                    value,
-                }))
+                Err(Vfs::bad_row(ino)(FormatError::Field { field, value }))
             }
         }
     }

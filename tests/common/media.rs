@@ -45,6 +45,11 @@ pub(crate) fn ext4(at: &Path, size: u64) {
     image(at, size, "mkfs.ext4", &["-qF", "-m", "0"]);
 }
 
+/// ext4 with the blocks that a large one has, and so with room for as many attributes.
+pub(crate) fn ext4_of_4k(at: &Path, size: u64) {
+    image(at, size, "mkfs.ext4", &["-qF", "-b", "4096"]);
+}
+
 pub(crate) fn btrfs(at: &Path, size: u64) {
     image(at, size, "mkfs.btrfs", &["-qf"]);
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use mendfs::format::{FileKind, Timestamp, XATTR_VALUE_MAX};
 use nix::errno::Errno;
 
+use super::acls::{ACCESS, DEFAULT};
 use super::model::{Inode, ROOT, Result, Tree, time_of};
 use super::ops::{Op, USERS, bytes};
 
@@ -69,6 +70,10 @@ fn check_old(parent: u64, name: &[u8]) -> Result<()> {
         return Err(Errno::EPERM);
     }
     Ok(())
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name == ACCESS || name == DEFAULT
 }
 
 impl Model {
@@ -179,13 +184,17 @@ impl Model {
                 fill,
                 flags,
             } => {
+                if is_acl(name) {
+                    // What is drawn for any attribute is no list.
+                    self.check_acl(*ino, name)?;
+                    return Err(Errno::EINVAL);
+                }
                 self.check_attribute(*user, *ino, name)?;
                 let exists = self.tree.get(*ino)?.attributes.contains_key(name);
                 match (*flags as i32, exists) {
-                    (3, _) => return Err(Errno::EINVAL),
                     _ if *len > XATTR_VALUE_MAX => return Err(Errno::E2BIG),
-                    (libc::XATTR_CREATE, true) => return Err(Errno::EEXIST),
-                    (libc::XATTR_REPLACE, false) => return Err(Errno::ENODATA),
+                    (libc::XATTR_CREATE | 3, true) => return Err(Errno::EEXIST),
+                    (libc::XATTR_REPLACE | 3, false) => return Err(Errno::ENODATA),
                     _ => {}
                 }
                 let inode = self.tree.edit(*ino);
@@ -193,6 +202,13 @@ impl Model {
                 inode.ctime = now;
                 Ok(Answer::Done)
             }
+            Op::SetAcl {
+                ino,
+                name,
+                entries,
+                kill,
+            } => self.set_acl(*ino, name, entries, *kill, now),
+            Op::RemoveXattr { ino, name, .. } if is_acl(name) => self.remove_acl(*ino, name, now),
             Op::RemoveXattr { user, ino, name } => {
                 self.check_attribute(*user, *ino, name)?;
                 if !self.tree.get(*ino)?.attributes.contains_key(name) {
@@ -277,6 +293,7 @@ impl Model {
         check_new(parent, name)?;
         let directory = self.tree.directory(parent)?;
         let (permissions, gid) = (directory.permissions, directory.gid);
+        let default = directory.attributes.get(DEFAULT).cloned();
         if directory.entries.contains_key(name) {
             return Err(Errno::EEXIST);
         }
@@ -287,6 +304,7 @@ impl Model {
                 inode.permissions |= 0o2000;
             }
         }
+        inode.inherit(default.as_ref());
         if inode.is_dir() {
             inode.parent = parent;
             self.tree.edit(parent).nlink += 1;

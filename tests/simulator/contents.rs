@@ -5,6 +5,7 @@ use std::rc::Rc;
 use mendfs::format::{FileKind, Timestamp};
 use nix::errno::Errno;
 
+use super::acls::{ACCESS, DEFAULT};
 use super::apply::{Answer, Model};
 use super::model::{Inode, Result, time_of};
 use super::ops::Change;
@@ -63,15 +64,20 @@ impl Model {
         let empty_chown = Change {
             ctime: None,
             kill: false,
+            kill_group: false,
             ..change.clone()
         } == Change::default()
             && change.ctime.is_some();
         let inode = self.tree.edit(ino);
         if change.kill || change.uid.is_some() || change.gid.is_some() || empty_chown {
             drop_privileges(inode);
+            if change.kill_group && !inode.is_dir() {
+                inode.permissions &= !0o2000;
+            }
         }
         if let Some(mode) = change.mode {
             inode.permissions = (mode & 0o7777) as u16;
+            inode.acl_follows();
         }
         inode.uid = change.uid.unwrap_or(inode.uid);
         inode.gid = change.gid.unwrap_or(inode.gid);
@@ -188,6 +194,9 @@ impl Model {
 fn attribute_space(name: &[u8]) -> Result<bool> {
     if name.contains(&0) {
         return Err(Errno::EINVAL);
+    }
+    if name == ACCESS || name == DEFAULT {
+        return Ok(false);
     }
     for prefix in [&b"user."[..], b"trusted.", b"security."] {
         match name.strip_prefix(prefix) {

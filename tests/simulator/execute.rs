@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mendfs::format::{FileKind, Ino, Timestamp};
-use mendfs::vfs::{Attr, Caller, SetAttr, SetTime, Vfs, VfsError, Whence};
+use mendfs::vfs::{AclKind, Attr, Caller, SetAttr, SetTime, Vfs, VfsError, Whence};
 use nix::errno::Errno;
 
+use super::acls;
 use super::apply::Answer;
 use super::model::{Inode, ROOT, Tree, time_of};
 use super::ops::{Change, Op, USERS, bytes};
@@ -40,7 +41,7 @@ fn caller(user: usize) -> Caller {
         uid,
         gid,
         pid: 1,
-        umask: 0o022,
+        umask: acls::UMASK.into(),
     }
 }
 
@@ -57,6 +58,7 @@ fn set_attr(change: &Change) -> SetAttr {
         mtime: time(change.mtime),
         ctime: change.ctime.map(time_of),
         kill_suid: change.kill,
+        kill_sgid: change.kill_group,
     }
 }
 
@@ -160,6 +162,16 @@ fn execute_inner(vfs: &Vfs, op: &Op) -> Result<Reply, VfsError> {
             flags,
         } => {
             vfs.setxattr(&caller(*user), Ino(*ino), name, &bytes(*fill, *len), *flags)?;
+            Answer::Done.into()
+        }
+        Op::SetAcl {
+            ino,
+            name,
+            entries,
+            kill,
+        } => {
+            let kind = AclKind::of(name).expect("a list");
+            vfs.set_acl(Ino(*ino), kind, &acls::encode(entries), *kill)?;
             Answer::Done.into()
         }
         Op::RemoveXattr { user, ino, name } => {

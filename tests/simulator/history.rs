@@ -621,7 +621,8 @@ fn may_need_space(op: &Op) -> bool {
         | Op::Link { .. }
         | Op::Write { .. }
         | Op::Copy { .. }
-        | Op::SetXattr { .. } => true,
+        | Op::SetXattr { .. }
+        | Op::SetAcl { .. } => true,
         Op::Fallocate {
             offset, len, mode, ..
         } => {

@@ -10,6 +10,7 @@
 //! checks that damage is found and healed.
 #![allow(missing_docs)]
 
+mod acls;
 mod apply;
 mod contents;
 mod execute;

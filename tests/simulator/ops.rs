@@ -3,6 +3,7 @@
 use mendfs::backing::sim::SimRng;
 use mendfs::format::FileKind;
 
+use super::acls;
 use super::model::{ROOT, Tree};
 
 /// Users that ask.
@@ -87,6 +88,12 @@ pub(crate) enum Op {
         fill: u64,
         flags: u32,
     },
+    SetAcl {
+        ino: u64,
+        name: Vec<u8>,
+        entries: Vec<acls::Entry>,
+        kill: bool,
+    },
     RemoveXattr {
         user: usize,
         ino: u64,
@@ -126,6 +133,7 @@ pub(crate) struct Change {
     pub(crate) mtime: Option<Option<u64>>,
     pub(crate) ctime: Option<u64>,
     pub(crate) kill: bool,
+    pub(crate) kill_group: bool,
 }
 
 /// Bytes that belong to a number: not zero in places where it matters.
@@ -262,19 +270,20 @@ impl Draw<'_> {
     }
 
     fn attribute(&mut self) -> Vec<u8> {
-        let names: [&[u8]; 10] = [
+        let names: [&[u8]; 11] = [
             b"user.a",
             b"user.b",
             b"user.c",
             b"user.long-name-of-an-attribute",
             b"trusted.t",
             b"security.capability",
+            acls::ACCESS,
+            acls::DEFAULT,
             b"user.",
-            b"system.posix_acl_access",
             b"user.mendfs.health",
             b"user.a\0b",
         ];
-        // The last four are errors: draw them rarely.
+        // Values of the two lists are no lists, and the last three are errors: draw them rarely.
         let most = if self.rng.below(10) == 0 {
             names.len()
         } else {
@@ -307,6 +316,7 @@ impl Draw<'_> {
                 _ => self.rng.below(self.large),
             });
             change.kill = self.rng.below(4) == 0;
+            change.kill_group = change.kill && self.rng.coin();
         }
         if what == 5 || what == 9 {
             change.mode = Some(self.rng.below(0o10_000) as u32);
@@ -517,9 +527,55 @@ impl Draw<'_> {
         }
     }
 
+    /// A list, mostly a valid one.
+    fn set_acl(&mut self, ino: u64) -> Op {
+        let ino = if self.rng.coin() { self.dir() } else { ino };
+        let name = if self.rng.coin() {
+            acls::ACCESS
+        } else {
+            acls::DEFAULT
+        };
+        let mut entries = Vec::new();
+        let named = self.rng.below(3);
+        for (tag, most) in [
+            (1, 1),
+            (2, named),
+            (4, 1),
+            (8, named),
+            (16, named.min(1)),
+            (32, 1),
+        ] {
+            for number in 0..most {
+                let id = if matches!(tag, 2 | 8) {
+                    1000 + number as u32
+                } else {
+                    u32::MAX
+                };
+                entries.push((tag, self.rng.below(8) as u16, id));
+            }
+        }
+        match self.rng.below(16) {
+            0 => entries.clear(),
+            1 => drop(entries.remove(self.rng.index(entries.len()))),
+            2 => entries.reverse(),
+            _ => {}
+        }
+        let (name, kill) = (name.to_vec(), self.rng.below(4) == 0);
+        if self.rng.below(6) == 0 {
+            return Op::RemoveXattr { user: 0, ino, name };
+        }
+        Op::SetAcl {
+            ino,
+            name,
+            entries,
+            kill,
+        }
+    }
+
     fn xattr(&mut self) -> Op {
         let (user, ino, name) = (self.user(), self.any(), self.attribute());
-        match self.rng.below(6) {
+        match self.rng.below(8) {
+            6 | 7 => self.set_acl(ino),
             0 => Op::RemoveXattr { user, ino, name },
             1 => Op::GetXattr { user, ino, name },
             _ => {

@@ -7,6 +7,7 @@
 use mendfs::backing::sim::{PowerLoss, SimSnapshot};
 use mendfs::format::Ino;
 
+use super::acls;
 use super::apply::Model;
 use super::history::{History, Outcome};
 use super::machine::{Config, Machine};
@@ -68,6 +69,24 @@ fn unlink(name: &str) -> Line {
     Line::Do(Op::Unlink { parent, name })
 }
 
+/// A list with a named group, on a file or directory.
+fn acl(ino: u64, name: &[u8]) -> Line {
+    let none = u32::MAX;
+    let entries = vec![
+        (1, 7, none),
+        (4, 5, none),
+        (8, 6, 1000),
+        (16, 7, none),
+        (32, 1, none),
+    ];
+    Line::Do(Op::SetAcl {
+        ino,
+        name: name.to_vec(),
+        entries,
+        kill: false,
+    })
+}
+
 fn sync() -> Line {
     Line::Service(Step::Sync)
 }
@@ -113,6 +132,16 @@ fn mixed() -> Vec<Line> {
             len: 3000,
             fill: 3,
             flags: 0,
+        }),
+        acl(1, acls::DEFAULT),
+        acl(2, acls::ACCESS),
+        Line::Do(Op::SetAttr {
+            user,
+            ino: 2,
+            change: Change {
+                mode: Some(0o640),
+                ..Change::default()
+            },
         }),
         sync(),
         file("e"),

@@ -131,6 +131,33 @@ fn a_change_of_owner_takes_set_user_id_away() {
 }
 
 #[test]
+fn set_group_id_that_nobody_can_use_goes_if_the_caller_is_not_in_the_group() {
+    let vfs = test_vfs();
+    let (ino, parent) = (file(&vfs, TOP, "f"), dir(&vfs, TOP, "d"));
+    let change = SetAttr {
+        size: Some(1),
+        kill_suid: true,
+        ..SetAttr::default()
+    };
+    let stranger = SetAttr {
+        kill_sgid: true,
+        ..change
+    };
+    for (change, left) in [(change, 0o2767), (stranger, 0o767)] {
+        chmod(&vfs, ino, 0o6767);
+        vfs.setattr(&USER, ino, &change).unwrap();
+        assert_eq!(mode(&vfs, ino), left);
+    }
+    chmod(&vfs, parent, 0o2767);
+    let stranger = SetAttr {
+        size: None,
+        ..stranger
+    };
+    vfs.setattr(&USER, parent, &stranger).unwrap();
+    assert_eq!(mode(&vfs, parent), 0o2767, "a directory keeps it");
+}
+
+#[test]
 fn a_write_or_truncation_drops_privileges_when_told_to() {
     let vfs = test_vfs();
     let ino = file(&vfs, TOP, "f");
@@ -217,10 +244,7 @@ fn extended_attributes_have_rules() {
     assert_eq!(errno(set(ino, b"user.a", &[0; 65537])), Errno::E2BIG);
     assert_eq!(errno(set(ino, b"user.", b"")), Errno::EINVAL);
     assert_eq!(errno(set(ino, b"nonsense", b"")), Errno::EOPNOTSUPP);
-    assert_eq!(
-        errno(set(ino, b"system.posix_acl_access", b"")),
-        Errno::EOPNOTSUPP
-    );
+    assert_eq!(errno(set(ino, b"system.other", b"")), Errno::EOPNOTSUPP);
     let long = format!("user.{}", "x".repeat(251));
     assert_eq!(errno(set(ino, long.as_bytes(), b"")), Errno::ERANGE);
     set(ino, &long.as_bytes()[..255], b"").unwrap();
@@ -229,6 +253,15 @@ fn extended_attributes_have_rules() {
     set(dir(&vfs, TOP, "d"), b"user.a", b"").unwrap();
     assert_eq!(
         errno(vfs.setxattr(&ROOT, ino, b"user.a", b"", CREATE | REPLACE)),
+        Errno::ENODATA
+    );
+    set(ino, b"user.a", b"").unwrap();
+    assert_eq!(
+        errno(vfs.setxattr(&ROOT, ino, b"user.a", b"", CREATE | REPLACE)),
+        Errno::EEXIST
+    );
+    assert_eq!(
+        errno(vfs.setxattr(&ROOT, ino, b"user.a", b"", 4)),
         Errno::EINVAL
     );
     assert_eq!(

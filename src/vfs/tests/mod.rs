@@ -1,6 +1,7 @@
 //! Tests of the vfs through its public interface: what each operation promises, as claims, and
 //! random histories against plain models. `testing` says which pool they run on.
 
+mod acl;
 mod attributes;
 mod content;
 mod control;
