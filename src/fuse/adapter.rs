@@ -624,11 +624,15 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("fallocate", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .clear_set_id(request, ino)
-            .and_then(|()| self.vfs.fallocate(ino, offset, length, mode));
-        reply::empty(context, result, reply);
+        if let Err(error) = self.clear_set_id(request, ino) {
+            return reply.fail(context, &error);
+        }
+        let vfs = Arc::clone(&self.vfs);
+        // It may wait for space that is about to come back.
+        self.blocking.run(move || {
+            let _guard = context.guard(&vfs);
+            reply::empty(context, vfs.fallocate(ino, offset, length, mode), reply);
+        });
     }
 
     fn lseek(

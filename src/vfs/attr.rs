@@ -68,9 +68,9 @@ impl Vfs {
             let _stripe = self.lock_content(ino, Intent::Shrink)?;
             let mut rows = Change::new(self);
             let draining = self.apply(&mut rows, ino, change)?;
-            let attr = Attr::of(ino, rows.row(ino)?);
+            let row = rows.row(ino)?.clone();
             rows.commit()?;
-            (attr, draining)
+            (self.attr_of(ino, &row), draining)
         };
         if draining {
             self.drain(ino)?;

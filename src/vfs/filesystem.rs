@@ -131,7 +131,7 @@ impl Vfs {
         if is_control(ino) {
             return self.control_attr(ino);
         }
-        Ok(Attr::of(ino, &self.row(ino)?))
+        Ok(self.attr_of(ino, &self.row(ino)?))
     }
 
     /// Directory that names the inode: exact for directories, for files with several links any one.
@@ -143,6 +143,18 @@ impl Vfs {
             return Ok(Vfs::control_parent(ino));
         }
         Ok(self.row(ino)?.parent)
+    }
+
+    /// Attributes as stat(2) gives them: promised space counts as taken.
+    pub(super) fn attr_of(&self, ino: Ino, row: &InodeRow) -> Attr {
+        let promised = match row.kind {
+            FileKind::Regular => self.pool.promised_to(ino),
+            _ => 0,
+        };
+        Attr {
+            blocks: row.allocated.saturating_add(promised).div_ceil(512),
+            ..Attr::of(ino, row)
+        }
     }
 
     /// The row of an inode, if there is one.

@@ -117,7 +117,11 @@ impl Vfs {
             .cut(&mut change.txn, ino, 0, u64::MAX, CHUNK_ROWS)?;
         let row = change.row(ino)?;
         row.allocated = row.allocated.saturating_sub(cut.freed);
-        if !cut.done {
+        let all = [0..u64::MAX];
+        let taken_back = self
+            .pool
+            .unpromise(&mut change.txn, ino, &all, CHUNK_ROWS)?;
+        if !cut.done || !taken_back {
             return Ok(false);
         }
         let (from, to) = (Key::xattr_start(ino), Key::xattr_end(ino));
@@ -160,11 +164,16 @@ impl Vfs {
                 .cut(&mut change.txn, ino, end, u64::MAX, CHUNK_ROWS)?;
             let row = change.row(ino)?;
             row.allocated = row.allocated.saturating_sub(cut.freed);
-            if cut.done && linked {
+            let behind = [end..u64::MAX];
+            let taken_back = self
+                .pool
+                .unpromise(&mut change.txn, ino, &behind, CHUNK_ROWS)?;
+            let done = cut.done && taken_back;
+            if done && linked {
                 change.txn.delete(Key::orphan(ino));
             }
             change.commit()?;
-            if cut.done {
+            if done {
                 self.draining.lock().remove(&ino);
                 return Ok(());
             }
