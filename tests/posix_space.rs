@@ -55,7 +55,7 @@ fn promise_and_take(dir: &Path, mut pool: Option<&mut Pool>) {
     file.write_all_at(b"head", 0).expect("write");
     let before = available(dir);
     fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 4096, 8 << 20).expect("fallocate");
-    fallocate(&rw(&grown), FallocateFlags::empty(), 0, 4 << 20).expect("fallocate");
+    fallocate(rw(&grown), FallocateFlags::empty(), 0, 4 << 20).expect("fallocate");
     assert!(before - available(dir) >= 12 * MIB, "not counted as taken");
     assert_eq!(file.metadata().expect("stat").len(), 4);
     let blocks = file.metadata().expect("stat").blocks();
@@ -67,7 +67,7 @@ fn promise_and_take(dir: &Path, mut pool: Option<&mut Pool>) {
         pool.remount();
     }
     let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    let refused = fallocate(&rw(&kept), keep, 1 << 30, 16 << 20);
+    let refused = fallocate(rw(&kept), keep, 1 << 30, 16 << 20);
     assert_eq!(refused, Err(Errno::ENOSPC));
     // Synced block by block: what takes the most space.
     let file = rw(&kept);
@@ -93,7 +93,7 @@ fn promise_and_take(dir: &Path, mut pool: Option<&mut Pool>) {
             .unwrap_or_else(|error| panic!("record {number}: {error}"));
     }
     drop((file, log));
-    if let Some(pool) = pool.as_deref_mut() {
+    if let Some(pool) = pool {
         pool.remount();
     }
     let read = fs::read(&kept).expect("read");

@@ -421,7 +421,8 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn is_active(&self) -> bool {
+    /// Whether this mount has changed anything.
+    pub fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
     }
 

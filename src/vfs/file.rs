@@ -182,7 +182,6 @@ impl Vfs {
             match self.write_once(ino, offset, data, kill_suid) {
                 Err(error) if error.is_no_space() => {
                     if !self.pool.wait_for_space(&mut wait, data.len() as u64)? {
-                        self.write_where_promised(ino, offset, data, kill_suid)?;
                         return Err(error);
                     }
                 }
@@ -191,9 +190,12 @@ impl Vfs {
         }
     }
 
-    /// Writes those blocks of a write that space was promised for: there is no room for the others.
-    /// The kernel sends what is to be written in one piece, whoever wrote it.
-    fn write_where_promised(
+    /// Writes those blocks of a write that space was promised for, after all of it found no room: a
+    /// kernel that caches writes sends what lies side by side in one piece, whoever wrote it.
+    ///
+    /// # Errors
+    /// As [`Vfs::write`], but not for want of space.
+    pub fn write_where_promised(
         &self,
         ino: Ino,
         offset: u64,

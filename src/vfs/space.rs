@@ -1,6 +1,7 @@
 //! Size and space of files: truncation, holes, preallocation, and finding data and holes.
 
 use std::ops::Range;
+use std::slice::from_ref;
 
 use crate::format::{BLOCK_U64, Ino, InodeRow};
 use crate::index::Txn;
@@ -64,8 +65,10 @@ impl Vfs {
         }
         let cut = self.pool.cut(txn, ino, from, u64::MAX, CHUNK_ROWS)?;
         row.allocated = row.allocated.saturating_sub(cut.freed);
-        let behind = [size.next_multiple_of(BLOCK_U64)..u64::MAX];
-        let taken_back = self.pool.unpromise(txn, ino, &behind, CHUNK_ROWS)?;
+        let behind = size.next_multiple_of(BLOCK_U64)..u64::MAX;
+        let taken_back = self
+            .pool
+            .unpromise(txn, ino, from_ref(&behind), CHUNK_ROWS)?;
         let done = cut.done && taken_back;
         if !done {
             self.start_draining(txn, ino);
@@ -218,10 +221,10 @@ impl Vfs {
             let mut front = self.zero_front(&mut change.txn, ino, &mut row, (offset, zero_end))?;
             if punching && matches!(front, Front::Few) {
                 let last = block_start(end).max(block_start(zero_end));
-                let whole = [offset.next_multiple_of(BLOCK_U64)..last];
+                let whole = offset.next_multiple_of(BLOCK_U64)..last;
                 if !self
                     .pool
-                    .unpromise(&mut change.txn, ino, &whole, CHUNK_ROWS)?
+                    .unpromise(&mut change.txn, ino, from_ref(&whole), CHUNK_ROWS)?
                 {
                     front = Front::Cut;
                 }

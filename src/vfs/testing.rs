@@ -372,7 +372,7 @@ pub(super) fn check(vfs: &Vfs) {
         let data = vfs.pool.extents(ino, start, start + len).unwrap();
         assert!(data.is_empty(), "space is promised that has data");
         let overlapping = vfs.pool.promised(ino, start..start + len, 9).unwrap();
-        assert_eq!(overlapping, [start..start + len]);
+        assert_eq!(overlapping, std::slice::from_ref(&(start..start + len)));
         *promised.entry(ino).or_default() += len;
     }
     for ino in inodes.keys() {
