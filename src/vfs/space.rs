@@ -79,9 +79,9 @@ impl Vfs {
     /// Manipulates file space. `mode` is 0 or FALLOC_FL_KEEP_SIZE to allocate,
     /// FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, or FALLOC_FL_ZERO_RANGE with or without it.
     ///
-    /// Allocating, and zeroing without making a hole, promises space to the blocks of the range that
-    /// have no data, see [`crate::pool::Pool::claim`]: writing to them will not fail for want of
-    /// it. Punching takes the promise back.
+    /// Allocating and zeroing promise space to the blocks of the range that have no data, see
+    /// [`crate::pool::Pool::claim`]: writing to them will not fail for want of it. Punching takes
+    /// the promise back.
     ///
     /// # Errors
     /// As fallocate(2).
