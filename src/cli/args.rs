@@ -320,7 +320,9 @@ pub(super) struct ScrubStartArgs {
 fn scrub_rate(text: &str) -> Result<String, String> {
     match crate::pool::parse_rate(text) {
         Some(_) => Ok(text.to_owned()),
-        None => Err("a rate is a number of MB/s such as 50 or 0.5, or of bytes/s as 50M".to_owned()),
+        None => {
+            Err("a rate is a number of MB/s such as 50 or 0.5, or of bytes/s as 50M".to_owned())
+        }
     }
 }
 

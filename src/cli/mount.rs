@@ -236,6 +236,8 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
         .map_err(|error| Failure::System(format!("cannot start a thread: {error}")))?;
     let options = VfsOptions {
         kernel_keeps_times: true,
+        atime: plan.options.atime(),
+        diratime: !plan.options.flags.contains(MsFlags::MS_NODIRATIME),
         ..VfsOptions::default()
     };
     let vfs = Vfs::new(pool, options).map_err(|error| Failure::Failed(error.to_string()))?;

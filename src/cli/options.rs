@@ -14,6 +14,7 @@ use super::alert::{self, AlertSettings};
 use super::outcome::Failure;
 use crate::pool::parse_rate;
 use crate::services::ScrubOptions;
+use crate::vfs::AtimePolicy;
 
 /// Time between syncs of what nobody asked to be synced.
 const DEFAULT_COMMIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -79,6 +80,17 @@ impl Options {
     /// Whether nothing may be changed.
     pub(super) const fn read_only(&self) -> bool {
         self.flags.contains(MsFlags::MS_RDONLY)
+    }
+
+    /// When reading is to change access times. The kernel leaves that to the filesystem here.
+    pub(super) const fn atime(&self) -> AtimePolicy {
+        if self.flags.contains(MsFlags::MS_NOATIME) {
+            AtimePolicy::Never
+        } else if self.flags.contains(MsFlags::MS_STRICTATIME) {
+            AtimePolicy::Strict
+        } else {
+            AtimePolicy::Relative
+        }
     }
 
     /// Reads the lists in order. `sloppy` ignores what is not known, as mount(8) -s asks.

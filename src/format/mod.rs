@@ -32,8 +32,8 @@ pub use record::{
     RECORD_HEADER_LEN, Record, RecordHeader, TxnBody, padded_record_len,
 };
 pub use rows::{
-    DENTRY_COOKIE_FIRST, DentryRow, ExtentRow, FileKind, InodeRow, Key, NAME_MAX, ReverseRow,
-    SegmentRow, StateRow, Table, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    DENTRY_COOKIE_FIRST, DentryRow, ExtentRow, FileKind, InodeRow, Key, NAME_MAX, PromiseRow,
+    ReverseRow, SegmentRow, StateRow, Table, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 pub use sums::{SUMS_PER_BLOCK, SumEntry, SumsBlock};
 pub use superblock::{

@@ -17,6 +17,8 @@ pub const XATTR_VALUE_MAX: usize = 65536;
 pub const DENTRY_COOKIE_FIRST: u64 = 256;
 
 const ROW_VERSION: u8 = 1;
+/// Longest promised range in bytes: more than any disk holds, and sums of it stay numbers.
+const PROMISE_MAX: u64 = 1 << 60;
 
 /// The tables of the index; the number is the first byte of each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,11 +39,13 @@ pub enum Table {
     Segment,
     /// Counters of the pool.
     State,
+    /// Ranges of files that have no data and were promised space, by (inode, file offset).
+    Promise,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 9] = [
         Table::Inode,
         Table::Dentry,
         Table::Xattr,
@@ -50,6 +54,7 @@ impl Table {
         Table::Orphan,
         Table::Segment,
         Table::State,
+        Table::Promise,
     ];
 
     const fn tag(self) -> u8 {
@@ -62,6 +67,7 @@ impl Table {
             Table::Orphan => 6,
             Table::Segment => 7,
             Table::State => 8,
+            Table::Promise => 9,
         }
     }
 }
@@ -187,6 +193,16 @@ impl Key {
         Key::build(Table::Segment, &[segment.0], &[])
     }
 
+    /// Row of a range that was promised space.
+    pub fn promise(ino: Ino, offset: u64) -> Key {
+        Key::build(Table::Promise, &[ino.0, offset], &[])
+    }
+
+    /// End (exclusive) of the promised ranges of an inode.
+    pub fn promise_end(ino: Ino) -> Key {
+        Key::build(Table::Promise, &[ino.0.saturating_add(1)], &[])
+    }
+
     /// The one row of pool counters.
     pub fn state() -> Key {
         Key::build(Table::State, &[], &[])
@@ -232,6 +248,15 @@ impl Key {
     /// [`FormatError`] if the key is of another table or cut short.
     pub fn extent_parts(&self) -> Result<(Ino, u64), FormatError> {
         self.numbers(Table::Extent)
+            .map(|[ino, offset]| (Ino(ino), offset))
+    }
+
+    /// (inode, file offset) of the key of a promised range.
+    ///
+    /// # Errors
+    /// [`FormatError`] if the key is of another table or cut short.
+    pub fn promise_parts(&self) -> Result<(Ino, u64), FormatError> {
+        self.numbers(Table::Promise)
             .map(|[ino, offset]| (Ino(ino), offset))
     }
 
@@ -656,6 +681,40 @@ impl ReverseRow {
         };
         from.finish()?;
         Ok(row)
+    }
+}
+
+/// A range of a file that has no data, and was promised the space for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromiseRow {
+    /// Bytes, whole blocks.
+    pub len: u64,
+}
+
+impl PromiseRow {
+    /// Encodes the row's value.
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Encoder::with_capacity(9);
+        out.u8(ROW_VERSION).u64(self.len);
+        out.finish()
+    }
+
+    /// Decodes a row's value.
+    ///
+    /// # Errors
+    /// [`FormatError`] for anything that [`PromiseRow::encode`] does not make of a valid row.
+    pub fn decode(bytes: &[u8]) -> Result<PromiseRow, FormatError> {
+        let mut from = Decoder::new(bytes, "promise row");
+        check_version(&mut from, "promise row")?;
+        let len = from.u64()?;
+        from.finish()?;
+        if len == 0 || !len.is_multiple_of(BLOCK_U64) || len > PROMISE_MAX {
+            return Err(FormatError::Field {
+                field: "promised length",
+                value: len,
+            });
+        }
+        Ok(PromiseRow { len })
     }
 }
 

@@ -259,7 +259,10 @@ impl Filesystem for Adapter {
         let context = Context("readlink", ino);
         let _guard = context.guard(&self.vfs);
         match self.vfs.readlink(ino) {
-            Ok(target) => reply.data(&target),
+            Ok(target) => {
+                self.vfs.accessed(ino);
+                reply.data(&target);
+            }
             Err(error) => reply.fail(context, &error),
         }
     }
@@ -409,7 +412,7 @@ impl Filesystem for Adapter {
         _handle: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -418,7 +421,14 @@ impl Filesystem for Adapter {
         let _guard = context.guard(&self.vfs);
         READ_BUFFER.with_borrow_mut(|buffer| {
             match self.vfs.read(ino, offset, size as usize, buffer) {
-                Ok(()) => reply.data(buffer),
+                Ok(()) => {
+                    // One that cannot read wants the rest of a block that it writes a part of.
+                    if flags.0 & libc::O_NOATIME == 0 && flags.0 & libc::O_ACCMODE != libc::O_WRONLY
+                    {
+                        self.vfs.accessed(ino);
+                    }
+                    reply.data(buffer);
+                }
                 Err(error) => reply.fail(context, &error),
             }
         });
@@ -443,9 +453,17 @@ impl Filesystem for Adapter {
         if kill && let Err(error) = self.clear_set_gid(request, ino) {
             return reply.fail(context, &error);
         }
+        let cached = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let write = move |vfs: &Vfs, data: &[u8], reply: ReplyWrite| {
             let _guard = context.guard(vfs);
-            let result = vfs.write(ino, offset, data, kill);
+            let mut result = vfs.write(ino, offset, data, kill);
+            if let Err(error) = &result
+                && cached
+                && error.errno() == nix::errno::Errno::ENOSPC
+                && let Err(worse) = vfs.write_where_promised(ino, offset, data, kill)
+            {
+                result = Err(worse);
+            }
             reply::written(context, result.map(|len| len as u64), reply);
         };
         // A write waits for every mirror, however long one takes. One loop is kept free of writes,
@@ -511,7 +529,10 @@ impl Filesystem for Adapter {
             )
         });
         match result {
-            Ok(()) => reply.ok(),
+            Ok(()) => {
+                self.vfs.accessed(ino);
+                reply.ok();
+            }
             Err(error) => reply.fail(context, &error),
         }
     }
@@ -528,7 +549,10 @@ impl Filesystem for Adapter {
         let context = Context("readdirplus", ino);
         let _guard = context.guard(&self.vfs);
         match listing::fill_plus(&self.vfs, ino, cookie, &mut reply) {
-            Ok(()) => reply.ok(),
+            Ok(()) => {
+                self.vfs.accessed(ino);
+                reply.ok();
+            }
             Err(error) => reply.fail(context, &error),
         }
     }
@@ -636,11 +660,15 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("fallocate", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .clear_set_id(request, ino)
-            .and_then(|()| self.vfs.fallocate(ino, offset, length, mode));
-        reply::empty(context, result, reply);
+        if let Err(error) = self.clear_set_id(request, ino) {
+            return reply.fail(context, &error);
+        }
+        let vfs = Arc::clone(&self.vfs);
+        // It may wait for space that is about to come back.
+        self.blocking.run(move || {
+            let _guard = context.guard(&vfs);
+            reply::empty(context, vfs.fallocate(ino, offset, length, mode), reply);
+        });
     }
 
     fn lseek(

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::{Change, ExtentRow, Ino, InodeRow, Key, ReverseRow, SegmentNo};
+use crate::format::{Change, ExtentRow, Ino, InodeRow, Key, PromiseRow, ReverseRow, SegmentNo};
 
 /// A range of a segment that a row no longer points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct Txn {
     changes: Vec<Change>,
     live: BTreeMap<SegmentNo, i64>,
     freed: Vec<Freed>,
+    promised: Vec<(Ino, i64)>,
     inodes: i64,
 }
 
@@ -104,6 +105,26 @@ impl Txn {
         });
         self.delete(Key::extent(ino, offset));
         self.delete(Key::reverse(row.segment, row.offset, ino, offset));
+    }
+
+    /// Promises space for the blocks `start..end` of a file, which hold no data and were promised
+    /// none.
+    pub fn promise(&mut self, ino: Ino, start: u64, end: u64) {
+        let len = end.saturating_sub(start);
+        self.promised.push((ino, len.cast_signed()));
+        self.put(Key::promise(ino, start), PromiseRow { len }.encode());
+    }
+
+    /// Takes back a promise: the row as it stands now.
+    pub fn unpromise(&mut self, ino: Ino, start: u64, end: u64) {
+        let len = end.saturating_sub(start);
+        self.promised.push((ino, -len.cast_signed()));
+        self.delete(Key::promise(ino, start));
+    }
+
+    /// How many more bytes are promised to which files.
+    pub fn promised(&self) -> &[(Ino, i64)] {
+        &self.promised
     }
 
     /// The parts: changes, live bytes by segment, freed ranges, change of the number of inodes.

@@ -5,7 +5,7 @@
 //! that was freed is given back before the checkpoint that freed it is done, since until then a
 //! crash brings back rows that point there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -188,7 +188,7 @@ impl Pool {
     fn on_full_disk(&self, intent: Intent, mirror: String) -> Result<()> {
         match intent {
             Intent::Shrink if self.journal.used() < self.journal.size() / 4 * 3 => Ok(()),
-            Intent::Shrink | Intent::Grow => Err(PoolError::NoSpace { mirror }),
+            Intent::Shrink | Intent::Store | Intent::Grow => Err(PoolError::NoSpace { mirror }),
         }
     }
 
@@ -213,6 +213,28 @@ impl Pool {
             self.checkpointing.changed.wait_for(&mut signal, timeout);
         }
         std::mem::take(&mut signal.wanted)
+    }
+
+    /// Waits until a checkpoint has ended that has frozen what is committed by now. False if there
+    /// is no thread that makes them, or after `patience`.
+    pub(super) fn wait_for_next_checkpoint(&self, patience: Duration) -> Result<bool> {
+        let deadline = Instant::now() + patience;
+        let mut signal = self.checkpointing.signal.lock();
+        // One that is under way may have frozen less.
+        let ended = signal.attempts + 2;
+        while signal.attempts < ended {
+            self.usable()?;
+            if !signal.served || signal.blocked.is_some() {
+                return Ok(false);
+            }
+            signal.wanted = true;
+            self.checkpointing.changed.notify_all();
+            let changed = &self.checkpointing.changed;
+            if changed.wait_until(&mut signal, deadline).timed_out() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes a checkpoint, or goes on with one that found the disk full. Operations go on

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use super::checkpoint::Checkpointing;
+use super::data::Room;
 use super::error::{PoolError, Result};
 use super::incidents::Incidents;
 use super::load::Load;
@@ -15,8 +16,10 @@ use super::metrics::Timed;
 use super::open::{CommitMode, OpenOptions};
 use super::orders::Orders;
 use super::progress::monotonic;
+use super::promises::Promises;
 use super::recover::RecoveryReport;
 use super::scrub::Scrub;
+use super::space::Reclaimed;
 use super::status::ResyncStatus;
 use crate::format::{Algorithm, Ino, Lsn, Record, SegmentNo, Timestamp, TxnBody, Uuid};
 use crate::index::{Freed, Index, Txn};
@@ -29,6 +32,8 @@ use crate::segments::{Images, Segments};
 pub enum Intent {
     /// It may: refused on a full pool.
     Grow,
+    /// It may, and asks for it itself when it stores data.
+    Store,
     /// It only gives space back: let through on a full pool.
     Shrink,
 }
@@ -110,6 +115,8 @@ pub struct Pool {
     pub(super) last_commit: AtomicU64,
     /// Bytes that may be written before free space is looked at again.
     pub(super) headroom: AtomicI64,
+    pub(super) promises: Promises,
+    pub(super) reclaimed: Reclaimed,
     pub(super) resync: Mutex<Option<ResyncStatus>>,
     /// Held by whoever changes bytes to which nothing points: of two who change the same ones side
     /// by side, one with what it has read before, the mirrors would come out unlike.
@@ -172,6 +179,8 @@ impl Pool {
             next_ino: AtomicU64::new(parts.next_ino.0),
             last_commit: AtomicU64::new(last),
             headroom: AtomicI64::new(0),
+            promises: Promises::default(),
+            reclaimed: Reclaimed::default(),
             resync: Mutex::new(None),
             dead_bytes: Mutex::new(()),
             orders: Orders::default(),
@@ -267,8 +276,8 @@ impl Pool {
         self.activate()?;
         self.make_room(intent)?;
         match intent {
-            Intent::Grow => self.check_space(0),
-            Intent::Shrink => Ok(()),
+            Intent::Grow => self.check_space(0, Room::Free),
+            Intent::Store | Intent::Shrink => Ok(()),
         }
     }
 
@@ -279,6 +288,7 @@ impl Pool {
     /// [`PoolError::Failed`]; then nothing has changed.
     pub fn commit(&self, txn: Txn) -> Result<Lsn> {
         self.usable()?;
+        let promised = txn.promised().to_vec();
         let (changes, live, freed, inodes) = txn.into_parts();
         if changes.is_empty() {
             return Ok(self.journal.last());
@@ -304,6 +314,7 @@ impl Pool {
             }
             self.segments.with_accounts(|accounts| accounts.add(&live));
             committed.inodes = committed.inodes.saturating_add_signed(inodes);
+            self.promises.add(&promised);
             self.last_commit.store(appended.lsn.0, Ordering::Release);
             appended
         };
@@ -410,7 +421,8 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn is_active(&self) -> bool {
+    /// Whether this mount has changed anything.
+    pub fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
     }
 

@@ -29,6 +29,19 @@ pub struct PoolSpace {
     pub inodes: u64,
 }
 
+/// What new data may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// What is neither kept free nor promised to others.
+    Free,
+    /// It takes the place of data, whose space comes back, or of promised space: also half of what
+    /// is kept free.
+    Replacing {
+        /// Bytes that were promised to it.
+        promised: u64,
+    },
+}
+
 impl Pool {
     /// The row's value, if there is one.
     ///
@@ -82,9 +95,9 @@ impl Pool {
     ///
     /// # Errors
     /// [`PoolError::NoSpace`] with nothing changed; [`PoolError::Failed`].
-    pub fn store(&self, ino: Ino, offset: u64, payload: &[u8]) -> Result<ExtentRow> {
+    pub fn store(&self, ino: Ino, offset: u64, payload: &[u8], room: Room) -> Result<ExtentRow> {
         debug_assert!(offset.is_multiple_of(BLOCK_U64));
-        self.check_space(payload.len() as u64)?;
+        self.check_space(payload.len() as u64, room)?;
         self.guard(self.segments.append(ino, offset, &|| self.lsn(), payload))
     }
 
@@ -100,14 +113,21 @@ impl Pool {
         self.segments.settled(row.segment, row.header);
     }
 
-    /// Refuses if writing `bytes` more would use up what is kept free.
-    pub(super) fn check_space(&self, bytes: u64) -> Result<()> {
-        let low = self.checkpointing.low();
+    /// Refuses if writing `bytes` more would use up what is kept free for others.
+    pub(super) fn check_space(&self, bytes: u64, room: Room) -> Result<()> {
+        let promised = self.promises.cost();
+        let low = self.checkpointing.low() && room == Room::Free;
         let cost = i64::try_from(bytes + BLOCK_U64).unwrap_or(i64::MAX);
         if !low && self.headroom.fetch_sub(cost, Ordering::Relaxed) > cost {
             return Ok(());
         }
-        let free = match self.mirrors.find_room(bytes, |total| self.kept_of(total)) {
+        let kept = |total| match room {
+            Room::Free => self.kept_of(total) + promised,
+            Room::Replacing { promised: own } => {
+                self.kept_of(total) / 2 + promised.saturating_sub(super::promises::cost_of(own))
+            }
+        };
+        let free = match self.mirrors.find_room(bytes, kept) {
             Ok(free) if !low => free,
             Ok(_) => {
                 self.headroom.store(0, Ordering::Relaxed);
@@ -124,6 +144,10 @@ impl Pool {
                 return self.guard(Err(error));
             }
         };
+        if room != Room::Free {
+            // What is left for these is not there for others.
+            return Ok(());
+        }
         // Others use the same filesystems: look again before half of what is free may be gone.
         let headroom = (free / 2).min(LOOK_AFTER);
         self.headroom.store(headroom as i64, Ordering::Relaxed);
@@ -138,7 +162,7 @@ impl Pool {
     pub fn find_room(&self, bytes: u64) -> Result<()> {
         let found = self
             .mirrors
-            .find_room(bytes, |total| self.kept_of(total))
+            .find_room(bytes, |total| self.kept_of(total) + self.promises.cost())
             .map(|_| ());
         self.guard(found)
     }
@@ -309,7 +333,8 @@ impl Pool {
             reason: "no mirror is online".to_owned(),
         })?;
         let used = self.segments.with_accounts(|accounts| accounts.live());
-        let available = space.available.saturating_sub(self.kept_of(space.total));
+        let kept = self.kept_of(space.total) + self.promises.cost();
+        let available = space.available.saturating_sub(kept);
         let inodes = self.committed.lock().inodes;
         Ok(PoolSpace {
             total: used + space.available,

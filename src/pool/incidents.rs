@@ -218,6 +218,10 @@ impl Incidents {
         self.push(Entry::Other(what));
     }
 
+    pub(super) fn with_freed<T>(&self, look: impl FnOnce(&[Freed]) -> T) -> T {
+        look(&self.freed.lock())
+    }
+
     pub(super) fn freed(&self, freed: Vec<Freed>) {
         self.freed.lock().extend(freed);
     }

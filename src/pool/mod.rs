@@ -33,6 +33,7 @@ mod open;
 mod orders;
 mod paths;
 mod progress;
+mod promises;
 mod recover;
 mod report;
 mod scrub;
@@ -44,7 +45,7 @@ pub use check::{Checked, SegmentCursor};
 pub use commit::{Cut, Intent, Pool};
 pub use copying::CopiedOwner;
 pub use create::{CreateError, CreateOptions, create};
-pub use data::PoolSpace;
+pub use data::{PoolSpace, Room};
 pub use digest::FileHealth;
 pub use error::{PoolError, Result};
 pub use load::{Load, Serving};
@@ -56,8 +57,10 @@ pub use open::{
 };
 pub use orders::{MemberAction, MemberAnswer, MemberOrder};
 pub use progress::{Monotonic, Progress, monotonic};
+pub use promises::Claim;
 pub use recover::RecoveryReport;
 pub use scrub::{Scrub, ScrubOrder, ScrubRefusal, ScrubRun, ScrubStage, Tally, parse_rate};
+pub use space::SpaceWait;
 pub use verify::Owned;
 
 #[cfg(test)]

@@ -239,6 +239,8 @@ impl Pool {
         set.read_from(pinned);
         let parts = recover::recover(Arc::new(set), incidents, options)?;
         let pool = Pool::assemble(parts);
+        pool.load_promises()
+            .map_err(|error| MountError::Recovery(error.to_string()))?;
         pool.record_incidents();
         if pool.is_active() {
             // What was replayed goes into the index, so that the next mount need not do it again.

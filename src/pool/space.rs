@@ -1,6 +1,9 @@
 //! What the space service needs of the pool: segments, their owners, holes.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::commit::Pool;
 use super::error::Result;
@@ -8,7 +11,72 @@ use crate::backing::FileName;
 use crate::format::{BLOCK, ExtentHeader, Key, MAX_EXTENT, ReverseRow, SegmentNo, SegmentRow};
 use crate::index::Freed;
 
+/// How often one write waits for space that is about to come back.
+const ROUNDS: u32 = 3;
+/// How long it waits for a checkpoint, and then for the holes, at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One operation's waiting for space.
+#[derive(Debug, Default)]
+pub struct SpaceWait {
+    rounds: u32,
+}
+
+/// Tells when everything that was freed has been given back.
+#[derive(Debug, Default)]
+pub(super) struct Reclaimed {
+    passes: Mutex<u64>,
+    changed: Condvar,
+}
+
 impl Pool {
+    /// Waits until what was freed so far is given back to the filesystems below, with no lock held.
+    /// False if that is less than `bytes`, if this wait has been going on for too long, or if there
+    /// are no threads that would do it.
+    ///
+    /// # Errors
+    /// [`PoolError::Failed`](super::PoolError::Failed).
+    pub fn wait_for_space(&self, wait: &mut SpaceWait, bytes: u64) -> Result<bool> {
+        if wait.rounds == ROUNDS || self.freed_bytes() < bytes.max(1) {
+            return Ok(false);
+        }
+        wait.rounds += 1;
+        if !self.wait_for_next_checkpoint(PATIENCE)? {
+            return Ok(false);
+        }
+        // The pass that is under way may have begun before that checkpoint had ended.
+        let mut passes = self.reclaimed.passes.lock();
+        let (wanted, deadline) = (*passes + 2, Instant::now() + PATIENCE);
+        while *passes < wanted {
+            if self
+                .reclaimed
+                .changed
+                .wait_until(&mut passes, deadline)
+                .timed_out()
+            {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Bytes that no row points to any more and that have not been given back.
+    fn freed_bytes(&self) -> u64 {
+        let sum = |freed: &[Freed]| freed.iter().map(|freed| u64::from(freed.len)).sum::<u64>();
+        let committed = self.committed.lock();
+        let pending = [&committed.freed, &committed.freezing];
+        let pending = pending.into_iter().flat_map(|pending| pending.values());
+        let pending: u64 = pending.map(|freed| sum(freed)).sum();
+        drop(committed);
+        pending + self.incidents.with_freed(|freed| sum(freed))
+    }
+
+    /// Everything is given back that had been freed when this pass began.
+    pub fn note_reclaimed(&self) {
+        *self.reclaimed.passes.lock() += 1;
+        self.reclaimed.changed.notify_all();
+    }
+
     /// The segment being filled and its length.
     pub fn open_segment(&self) -> Option<(SegmentNo, u32)> {
         self.segments.open_segment()

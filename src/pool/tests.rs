@@ -156,7 +156,7 @@ fn data_is_read_back_and_a_bad_copy_is_healed() {
     let pool = Pool::open(plugged(&disks), small()).unwrap();
     let payload: Vec<u8> = (0..3 * BLOCK + 100).map(|n| (n % 253) as u8).collect();
     pool.begin(Intent::Grow).unwrap();
-    let row = pool.store(Ino(7), 0, &payload).unwrap();
+    let row = pool.store(Ino(7), 0, &payload, Room::Free).unwrap();
     let mut txn = Txn::new();
     txn.link_extent(Ino(7), 0, &row);
     pool.commit(txn).unwrap();
@@ -333,7 +333,7 @@ fn a_checkpoint_after_an_undone_one_can_itself_be_finished_by_recovery() {
 
 fn write(pool: &Pool, ino: u64, payload: &[u8]) -> crate::format::ExtentRow {
     pool.begin(Intent::Grow).unwrap();
-    let row = pool.store(Ino(ino), 0, payload).unwrap();
+    let row = pool.store(Ino(ino), 0, payload, Room::Free).unwrap();
     let mut txn = Txn::new();
     txn.link_extent(Ino(ino), 0, &row);
     pool.commit(txn).unwrap();

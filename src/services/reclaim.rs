@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::format::{BLOCK, ExtentHeader, ExtentRow, Ino, Key, MAX_EXTENT, ReverseRow, SegmentNo};
 use crate::index::{Freed, Txn};
-use crate::pool::{Intent, Pool, PoolError, Result};
+use crate::pool::{Intent, Pool, PoolError, Result, Room};
 
 /// Freed ranges kept one by one for a segment; beyond that the whole segment is gone through, which
 /// costs about as much as that many looks at the neighbours of a range.
@@ -109,6 +109,7 @@ impl Reclaim {
                     other => other?,
                 }
             } else {
+                self.pool.note_reclaimed();
                 return Ok(false);
             }
         }
@@ -259,7 +260,7 @@ impl Reclaim {
             ..old.clone()
         };
         self.pool.load(ino, file_offset, &whole, 0, &mut data)?;
-        let mut new = self.pool.store(ino, file_offset, &data)?;
+        let mut new = self.pool.store(ino, file_offset, &data, Room::Free)?;
         new.len = old.len;
         let mut txn = Txn::new();
         txn.unlink_extent(ino, file_offset, &old);

@@ -373,7 +373,9 @@ mod tests {
     fn fill(pool: &Pool) {
         for number in 0..8 {
             pool.begin(Intent::Grow).unwrap();
-            let row = pool.store(Ino(2), number << 20, &[7; 1 << 20]).unwrap();
+            let row = pool
+                .store(Ino(2), number << 20, &[7; 1 << 20], crate::pool::Room::Free)
+                .unwrap();
             let mut txn = Txn::new();
             txn.link_extent(Ino(2), number << 20, &row);
             pool.commit(txn).unwrap();

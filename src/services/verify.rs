@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::format::{DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, SegmentNo, Table};
+use crate::format::{
+    DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, PromiseRow, SegmentNo, Table,
+};
 use crate::pool::{Owned, Pool, Result};
 
 /// Rows gone through in one step.
@@ -55,6 +57,7 @@ enum Stage {
     Pages(u32),
     Extents(Key),
     Rows(Key),
+    Promises(Key),
     Links,
     Done,
 }
@@ -103,6 +106,7 @@ impl Verifier {
             Stage::Pages(from) => self.pages(from),
             Stage::Extents(from) => self.extents(&from)?,
             Stage::Rows(from) => self.rows(&from)?,
+            Stage::Promises(from) => self.promises(&from)?,
             Stage::Links => {
                 self.links()?;
                 Stage::Done
@@ -219,6 +223,40 @@ impl Verifier {
                 let mut next = last.as_bytes().to_vec();
                 next.push(0);
                 Ok(Stage::Rows(Key::from_bytes(&next)?))
+            }
+            None => Ok(Stage::Promises(Key::table_start(Table::Promise))),
+        }
+    }
+
+    /// Promised ranges are of files that exist, and overlap neither data nor one another.
+    fn promises(&mut self, from: &Key) -> Result<Stage> {
+        let end = Key::table_end(Table::Promise);
+        let rows = self.pool.scan(from, &end, ROWS)?;
+        for (key, value) in &rows {
+            let (ino, start) = key.promise_parts()?;
+            let end = match PromiseRow::decode(value) {
+                Ok(row) => start.saturating_add(row.len),
+                Err(error) => {
+                    self.report.find(format!("inode {ino} at {start}: {error}"));
+                    continue;
+                }
+            };
+            let data = self.pool.extents_up_to(ino, start, end, 1)?;
+            let promised = self.pool.promised(ino, start..end, 2)?;
+            if !data.is_empty() || promised.len() != 1 {
+                self.report.find(format!(
+                    "inode {ino} at {start}: space is promised that is taken already"
+                ));
+            }
+            if self.pool.inode(ino)?.is_none() {
+                self.report
+                    .find(format!("space is promised to no inode ({ino})"));
+            }
+        }
+        match rows.last() {
+            Some((last, _)) => {
+                let (ino, start) = last.promise_parts()?;
+                Ok(Stage::Promises(Key::promise(ino, start.saturating_add(1))))
             }
             None => Ok(Stage::Links),
         }

@@ -24,6 +24,21 @@ const PERMISSIONS: u32 = 0o7777;
 const CAPABILITY: &[u8] = b"security.capability";
 
 impl SetAttr {
+    /// A change of size and of nothing else.
+    const fn of_size(size: u64) -> SetAttr {
+        SetAttr {
+            mode: None,
+            uid: None,
+            gid: None,
+            size: Some(size),
+            atime: None,
+            mtime: None,
+            ctime: None,
+            kill_suid: false,
+            kill_sgid: false,
+        }
+    }
+
     /// A request that names only the ctime is what remains of a chown(2) that names neither owner
     /// nor group, after the FUSE client has left the dropping of privileges to us.
     pub fn is_empty_chown(&self) -> bool {
@@ -70,9 +85,9 @@ impl Vfs {
             let _stripe = self.lock_content(ino, Intent::Shrink)?;
             let mut rows = Change::new(self);
             let draining = self.apply(&mut rows, ino, change)?;
-            let attr = Attr::of(ino, rows.row(ino)?);
+            let row = rows.row(ino)?.clone();
             rows.commit()?;
-            (attr, draining)
+            (self.attr_of(ino, &row), draining)
         };
         if draining {
             self.drain(ino)?;
@@ -98,8 +113,17 @@ impl Vfs {
         row.gid = change.gid.unwrap_or(row.gid);
         let mut draining = false;
         if let Some(size) = change.size {
+            let same = self.options.kernel_keeps_times && *change == SetAttr::of_size(row.size);
+            if same {
+                // truncate(2) to the size that the file has: the kernel leaves the times alone, and
+                // they must not jump when it asks for them again.
+                return Ok(false);
+            }
             draining = self.resize(&mut rows.txn, ino, &mut row, size)?;
             row.mtime = now;
+        }
+        if change.atime.is_some() {
+            self.atimes.set(ino);
         }
         row.atime = time(change.atime, row.atime, now);
         row.mtime = time(change.mtime, row.mtime, now);

@@ -5,7 +5,7 @@
 //! copies a bounded amount and is answered short if asked for more.
 
 use crate::format::{BLOCK_U64, ExtentRow, Ino, InodeRow};
-use crate::pool::Intent;
+use crate::pool::{Intent, Room};
 
 use super::change::Change;
 use super::control::is_control;
@@ -155,7 +155,7 @@ impl Vfs {
         // At most BYTES_MAX.
         let mut bytes = vec![0; (end - start) as usize];
         self.fill(span.from, span.source(start), &mut bytes)?;
-        self.patch(span.to, target, start, &bytes)
+        self.patch(span.to, target, start, &bytes, Room::Free)
     }
 }
 

@@ -97,6 +97,11 @@ pub enum VfsError {
 }
 
 impl VfsError {
+    /// Whether there is no room for what was asked for.
+    pub(super) fn is_no_space(&self) -> bool {
+        self.errno() == Errno::ENOSPC
+    }
+
     /// The errno to answer with.
     pub fn errno(&self) -> Errno {
         match self {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use crate::format::{BLOCK_U64, ExtentRow, Ino, InodeRow, MAX_EXTENT};
 use crate::index::Txn;
-use crate::pool::{Intent, Pool};
+use crate::pool::{Intent, Pool, Room, SpaceWait};
 
 use super::change::Change;
 use super::control::is_control;
@@ -177,13 +177,58 @@ impl Vfs {
         let _serving = self.pool.load_of_applications().serve();
         let data = &data[..data.len().min(WRITE_MAX)];
         let data = self.clip(offset, data)?;
-        let _stripe = self.lock_content(ino, Intent::Grow)?;
+        let mut wait = SpaceWait::default();
+        loop {
+            match self.write_once(ino, offset, data, kill_suid) {
+                Err(error) if error.is_no_space() => {
+                    if !self.pool.wait_for_space(&mut wait, data.len() as u64)? {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Writes those blocks of a write that space was promised for, after all of it found no room: a
+    /// kernel that caches writes sends what lies side by side in one piece, whoever wrote it.
+    ///
+    /// # Errors
+    /// As [`Vfs::write`], but not for want of space.
+    pub fn write_where_promised(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        kill_suid: bool,
+    ) -> Result<()> {
+        let end = offset + data.len() as u64;
+        for promised in self.pool.promised(ino, offset..end, usize::MAX)? {
+            let (start, end) = (promised.start.max(offset), promised.end.min(end));
+            // Both lie within the data.
+            let part = &data[(start - offset) as usize..(end - offset) as usize];
+            match self.write_once(ino, start, part, kill_suid) {
+                Err(error) if error.is_no_space() => return Ok(()),
+                done => done?,
+            };
+        }
+        Ok(())
+    }
+
+    fn write_once(&self, ino: Ino, offset: u64, data: &[u8], kill_suid: bool) -> Result<usize> {
+        let _stripe = self.lock_content(ino, Intent::Store)?;
         let old = self.regular(ino)?;
         if data.is_empty() {
             return Ok(0);
         }
         let mut change = Change::new(self);
-        let patch = self.patch(ino, &old, offset, data)?;
+        let patch = match self.patch(ino, &old, offset, data, Room::Free) {
+            Err(error) if error.is_no_space() => {
+                let room = self.replaced_room(ino, offset, offset + data.len() as u64)?;
+                self.patch(ino, &old, offset, data, room.ok_or(error)?)
+            }
+            other => other,
+        }?;
         let now = change.now;
         let mut row = old;
         self.apply_patch(&mut change.txn, ino, &mut row, &patch)?;
@@ -204,6 +249,23 @@ impl Vfs {
         Ok(data.len())
     }
 
+    /// The room for new content of a range all of whose blocks have data or promised space.
+    fn replaced_room(&self, ino: Ino, start: u64, end: u64) -> Result<Option<Room>> {
+        let blocks = block_start(start)..end.next_multiple_of(BLOCK_U64);
+        let (free, _) = self.pool.unpromised(ino, blocks.clone(), usize::MAX)?;
+        if !free.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.pool.promised(ino, blocks.clone(), usize::MAX)?;
+        let within = |row: std::ops::Range<u64>| {
+            row.end
+                .min(blocks.end)
+                .saturating_sub(row.start.max(blocks.start))
+        };
+        let promised = rows.into_iter().map(within).sum();
+        Ok(Some(Room::Replacing { promised }))
+    }
+
     /// The part of a write that lies below the largest size.
     fn clip<'a>(&self, offset: u64, data: &'a [u8]) -> Result<&'a [u8]> {
         let room = SIZE_MAX.checked_sub(offset).ok_or(VfsError::TooBig)?;
@@ -222,6 +284,7 @@ impl Vfs {
         row: &InodeRow,
         offset: u64,
         data: &[u8],
+        room: Room,
     ) -> Result<Patch<'_>> {
         let end = offset + data.len() as u64;
         let start = block_start(offset);
@@ -234,7 +297,7 @@ impl Vfs {
         };
         let head_len = (offset - start) as usize;
         if head_len == 0 && tail <= end {
-            return self.store(ino, start, data);
+            return self.store(ino, start, data, room);
         }
         let mut merged = vec![0; head_len];
         merged.reserve_exact(data.len() + BLOCK_U64 as usize);
@@ -245,18 +308,24 @@ impl Vfs {
             merged.resize(from + (tail - end) as usize, 0);
             self.fill(ino, end, &mut merged[from..])?;
         }
-        self.store(ino, start, &merged)
+        self.store(ino, start, &merged, room)
     }
 
     /// Stores new content for the blocks from `start` on.
-    pub(super) fn store(&self, ino: Ino, start: u64, content: &[u8]) -> Result<Patch<'_>> {
+    pub(super) fn store(
+        &self,
+        ino: Ino,
+        start: u64,
+        content: &[u8],
+        room: Room,
+    ) -> Result<Patch<'_>> {
         let mut patch = Patch::hole(&self.pool, start, start);
         patch
             .pieces
             .reserve_exact(content.len().div_ceil(MAX_EXTENT));
         for payload in content.chunks(MAX_EXTENT) {
             let offset = patch.end;
-            let row = self.pool.store(ino, offset, payload)?;
+            let row = self.pool.store(ino, offset, payload, room)?;
             patch.pieces.push(Piece {
                 offset,
                 row,
@@ -285,6 +354,12 @@ impl Vfs {
         for piece in &patch.pieces {
             txn.link_extent(ino, piece.offset, &piece.row);
             row.allocated += u64::from(piece.row.stored);
+        }
+        if self.pool.promised_to(ino) > 0 {
+            let blocks = |piece: &Piece| piece.offset..piece.row.block_end(piece.offset);
+            let mut written: Vec<_> = patch.pieces.iter().map(blocks).collect();
+            written.sort_unstable_by_key(|written| written.start);
+            self.pool.unpromise(txn, ino, &written, usize::MAX)?;
         }
         Ok(())
     }

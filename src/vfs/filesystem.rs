@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::format::{BLOCK, BLOCK_U64, FileKind, FormatError, Ino, InodeRow, NAME_MAX};
 use crate::pool::{Intent, Pool};
 
+use super::atime::Atimes;
 use super::control::{Control, is_control};
 use super::error::{Result, VfsError};
 use super::metrics::Metrics;
@@ -28,6 +29,7 @@ pub struct Vfs {
     pub(super) draining: Mutex<HashSet<Ino>>,
     pub(super) control: Control,
     pub(super) metrics: Metrics,
+    pub(super) atimes: Atimes,
 }
 
 impl Vfs {
@@ -48,6 +50,7 @@ impl Vfs {
             draining: Mutex::default(),
             control: Control::default(),
             metrics: Metrics::default(),
+            atimes: Atimes::default(),
         };
         vfs.make_root()?;
         if !vfs.pool.read_only() {
@@ -118,6 +121,7 @@ impl Vfs {
     pub fn close(&self) -> Result<()> {
         self.refs.clear();
         if !self.pool.read_only() {
+            self.store_atimes();
             self.clean_orphans()?;
         }
         Ok(self.pool.close()?)
@@ -131,7 +135,7 @@ impl Vfs {
         if is_control(ino) {
             return self.control_attr(ino);
         }
-        Ok(Attr::of(ino, &self.row(ino)?))
+        Ok(self.attr_of(ino, &self.row(ino)?))
     }
 
     /// Directory that names the inode: exact for directories, for files with several links any one.
@@ -143,6 +147,19 @@ impl Vfs {
             return Ok(Vfs::control_parent(ino));
         }
         Ok(self.row(ino)?.parent)
+    }
+
+    /// Attributes as stat(2) gives them: promised space counts as taken.
+    pub(super) fn attr_of(&self, ino: Ino, row: &InodeRow) -> Attr {
+        let promised = match row.kind {
+            FileKind::Regular => self.pool.promised_to(ino),
+            _ => 0,
+        };
+        Attr {
+            atime: self.atimes.newest(ino, row.atime),
+            blocks: row.allocated.saturating_add(promised).div_ceil(512),
+            ..Attr::of(ino, row)
+        }
     }
 
     /// The row of an inode, if there is one.

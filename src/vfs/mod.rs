@@ -17,7 +17,8 @@
 //! shows the result: deleting a large file takes its name and leaves an orphan row, truncating one
 //! sets the size and leaves an orphan row; the mount finishes what a crash left of either. The one
 //! exception is punching or zeroing a range of more than `orphan::CHUNK_ROWS`
-//! extents: it goes front to back, and a crash may leave its first part done.
+//! extents: it goes front to back, and a crash may leave its first part done. Promises of space,
+//! which change no content, have transactions of their own.
 //!
 //! # Locks
 //!
@@ -32,6 +33,7 @@
 
 mod access;
 mod acl;
+mod atime;
 mod attr;
 mod change;
 mod control;
@@ -61,4 +63,4 @@ pub use control::{is_control, waits_for_a_disk};
 pub use error::{Result, VfsError};
 pub use filesystem::Vfs;
 pub use metrics::Operation;
-pub use types::{Attr, Caller, DirItem, SetAttr, SetTime, StatFs, VfsOptions, Whence};
+pub use types::{AtimePolicy, Attr, Caller, DirItem, SetAttr, SetTime, StatFs, VfsOptions, Whence};

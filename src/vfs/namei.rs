@@ -42,7 +42,7 @@ impl Vfs {
         };
         let row = self.inode(ino)?.ok_or(VfsError::Dangling { parent, ino })?;
         self.refs.acquire(ino);
-        Ok(Attr::of(ino, &row))
+        Ok(self.attr_of(ino, &row))
     }
 
     /// Attributes of an inode that has a name, and one reference to it.
@@ -59,7 +59,7 @@ impl Vfs {
             .filter(|row| row.nlink > 0)
             .ok_or(VfsError::NotFound)?;
         self.refs.acquire(ino);
-        Ok(Attr::of(ino, &row))
+        Ok(self.attr_of(ino, &row))
     }
 
     /// The row of a directory that still has a place in the tree.
@@ -142,7 +142,7 @@ impl Vfs {
         )?;
         change.commit()?;
         self.refs.acquire(ino);
-        Ok(Attr::of(ino, &row))
+        Ok(self.attr_of(ino, &row))
     }
 
     /// Makes a file that is not a directory or a symbolic link, a regular one if `mode` names no
@@ -254,7 +254,7 @@ impl Vfs {
             _ => row.nlink += 1,
         }
         row.ctime = now;
-        let (kind, attr) = (row.kind, Attr::of(ino, row));
+        let (kind, attr) = (row.kind, self.attr_of(ino, row));
         let entry = DentryRow {
             ino,
             kind,

@@ -7,6 +7,8 @@
 //! changed what users see put the row, and the last chunk removes it, so a crash anywhere leaves
 //! either nothing to do or a row that says what.
 
+use std::slice::from_ref;
+
 use crate::format::{BLOCK_U64, FileKind, Ino, Key, Table};
 use crate::index::Txn;
 use crate::pool::Intent;
@@ -78,7 +80,10 @@ impl Vfs {
     pub fn forget(&self, ino: Ino, count: u64) {
         if is_control(ino) {
             self.control_forget(ino, count);
-        } else if self.refs.release(ino, count)
+            return;
+        }
+        self.store_atime(ino);
+        if self.refs.release(ino, count)
             && let Err(error) = self.reap(ino)
         {
             // A forget has no reply. The orphan row stays, for the next mount to try again.
@@ -117,7 +122,11 @@ impl Vfs {
             .cut(&mut change.txn, ino, 0, u64::MAX, CHUNK_ROWS)?;
         let row = change.row(ino)?;
         row.allocated = row.allocated.saturating_sub(cut.freed);
-        if !cut.done {
+        let all = 0..u64::MAX;
+        let taken_back = self
+            .pool
+            .unpromise(&mut change.txn, ino, from_ref(&all), CHUNK_ROWS)?;
+        if !cut.done || !taken_back {
             return Ok(false);
         }
         let (from, to) = (Key::xattr_start(ino), Key::xattr_end(ino));
@@ -160,11 +169,16 @@ impl Vfs {
                 .cut(&mut change.txn, ino, end, u64::MAX, CHUNK_ROWS)?;
             let row = change.row(ino)?;
             row.allocated = row.allocated.saturating_sub(cut.freed);
-            if cut.done && linked {
+            let behind = end..u64::MAX;
+            let taken_back =
+                self.pool
+                    .unpromise(&mut change.txn, ino, from_ref(&behind), CHUNK_ROWS)?;
+            let done = cut.done && taken_back;
+            if done && linked {
                 change.txn.delete(Key::orphan(ino));
             }
             change.commit()?;
-            if cut.done {
+            if done {
                 self.draining.lock().remove(&ino);
                 return Ok(());
             }

@@ -1,8 +1,11 @@
 //! Size and space of files: truncation, holes, preallocation, and finding data and holes.
 
-use crate::format::{BLOCK_U64, Ino, InodeRow, MAX_EXTENT};
+use std::ops::Range;
+use std::slice::from_ref;
+
+use crate::format::{BLOCK_U64, Ino, InodeRow};
 use crate::index::Txn;
-use crate::pool::Intent;
+use crate::pool::{Claim, Intent, Room, SpaceWait};
 
 use super::change::Change;
 use super::control::is_control;
@@ -62,18 +65,23 @@ impl Vfs {
         }
         let cut = self.pool.cut(txn, ino, from, u64::MAX, CHUNK_ROWS)?;
         row.allocated = row.allocated.saturating_sub(cut.freed);
-        if !cut.done {
+        let behind = size.next_multiple_of(BLOCK_U64)..u64::MAX;
+        let taken_back = self
+            .pool
+            .unpromise(txn, ino, from_ref(&behind), CHUNK_ROWS)?;
+        let done = cut.done && taken_back;
+        if !done {
             self.start_draining(txn, ino);
         }
-        Ok(!cut.done)
+        Ok(!done)
     }
 
     /// Manipulates file space. `mode` is 0 or FALLOC_FL_KEEP_SIZE to allocate,
     /// FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, or FALLOC_FL_ZERO_RANGE with or without it.
     ///
-    /// Allocating checks that there is room now and sets the size. It cannot promise the room for
-    /// later: a store that never overwrites has no place that belongs to these bytes, and a write
-    /// to allocated space needs new space all the same.
+    /// Allocating and zeroing promise space to the blocks of the range that have no data, see
+    /// [`crate::pool::Pool::claim`]: writing to them will not fail for want of it. Punching takes
+    /// the promise back.
     ///
     /// # Errors
     /// As fallocate(2).
@@ -87,18 +95,74 @@ impl Vfs {
         const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE;
         const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
-        let zeroing = mode & (PUNCH | ZERO) != 0;
+        let (punching, zeroing) = (mode & PUNCH != 0, mode & ZERO != 0);
         let keep_size = mode & KEEP != 0;
         if !matches!(mode & !KEEP, 0 | ZERO) && mode != PUNCH | KEEP {
             return Err(VfsError::NotSupported);
         }
         self.check_regular(ino)?;
         let end = check_end(offset, len)?;
-        if zeroing {
-            self.zero(ino, offset, end, keep_size)
-        } else {
-            self.allocate(ino, offset, end, keep_size)
+        let blocks = block_start(offset)..end.next_multiple_of(BLOCK_U64);
+        if punching {
+            return self.zero(ino, offset, end, keep_size, true);
         }
+        let without_data = || match zeroing {
+            true => Ok(blocks.end - blocks.start),
+            false => self.missing(ino, blocks.clone()),
+        };
+        let _claim = self.claim(&without_data)?;
+        if zeroing {
+            self.zero(ino, offset, end, keep_size, false)?;
+        }
+        self.promise(ino, blocks.clone())?;
+        if zeroing {
+            return Ok(());
+        }
+        self.grow(ino, end, keep_size)
+    }
+
+    /// Holds so much space, if need be by waiting for what comes back.
+    fn claim(&self, bytes: &dyn Fn() -> Result<u64>) -> Result<Option<Claim<'_>>> {
+        let mut wait = SpaceWait::default();
+        loop {
+            let bytes = bytes()?;
+            if bytes == 0 {
+                return Ok(None);
+            }
+            match self.pool.claim(bytes).map_err(VfsError::from) {
+                Err(error) if error.is_no_space() => {
+                    if !self.pool.wait_for_space(&mut wait, bytes)? {
+                        return Err(error);
+                    }
+                }
+                claim => return claim.map(Some),
+            }
+        }
+    }
+
+    /// Promises space to what has none of the range, which is whole blocks.
+    fn promise(&self, ino: Ino, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let _stripe = self.lock_content(ino, Intent::Store)?;
+            self.regular(ino)?;
+            let (mut free, known) = self.pool.unpromised(ino, at..range.end, CHUNK_ROWS)?;
+            let mut txn = Txn::new();
+            // A file that is allocated piece by piece has one row and not one for each.
+            if let Some(first) = free.first_mut()
+                && let Some(block) = first.start.checked_sub(BLOCK_U64)
+                && let Some(before) = self.pool.promised(ino, block..first.start, 1)?.pop()
+            {
+                txn.unpromise(ino, before.start, before.end);
+                first.start = before.start;
+            }
+            for free in free {
+                txn.promise(ino, free.start, free.end);
+            }
+            self.pool.commit(txn)?;
+            at = known;
+        }
+        Ok(())
     }
 
     /// As fallocate(2) wants it: ENODEV for what is neither a regular file nor a directory.
@@ -109,19 +173,9 @@ impl Vfs {
         }
     }
 
-    fn allocate(&self, ino: Ino, offset: u64, end: u64, keep_size: bool) -> Result<()> {
-        let _stripe = self.lock_content(ino, Intent::Grow)?;
-        let lacks = |missing: u64| Ok::<_, VfsError>(missing > self.pool.space()?.available);
-        if lacks(end - offset)? {
-            let missing = self.missing(ino, offset, end)?;
-            if lacks(missing)? {
-                // A mirror that others have filled up goes, and then there may be room.
-                self.pool.find_room(missing.min(MAX_EXTENT as u64))?;
-                if lacks(missing)? {
-                    return Err(VfsError::NoSpace);
-                }
-            }
-        }
+    /// The last part of allocating: size and times.
+    fn grow(&self, ino: Ino, end: u64, keep_size: bool) -> Result<()> {
+        let _stripe = self.lock_content(ino, Intent::Shrink)?;
         let mut change = Change::new(self);
         let (now, row) = (change.now, change.row(ino)?);
         if !keep_size && end > row.size {
@@ -132,19 +186,13 @@ impl Vfs {
         change.commit()
     }
 
-    /// Bytes of the range that no row supplies.
-    fn missing(&self, ino: Ino, offset: u64, end: u64) -> Result<u64> {
-        let (mut at, mut missing) = (offset, 0);
-        while at < end {
-            let rows = self.pool.extents_up_to(ino, at, u64::MAX, BATCH)?;
-            for (start, row) in &rows {
-                missing += (*start).min(end).saturating_sub(at);
-                at = at.max(row.block_end(*start));
-            }
-            if rows.len() < BATCH {
-                missing += end.saturating_sub(at);
-                break;
-            }
+    /// Bytes of the range that have neither data nor a promise.
+    fn missing(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
+        let (mut at, mut missing) = (range.start, 0);
+        while at < range.end {
+            let (free, known) = self.pool.unpromised(ino, at..range.end, CHUNK_ROWS)?;
+            missing += free.iter().map(|free| free.end - free.start).sum::<u64>();
+            at = known;
         }
         Ok(missing)
     }
@@ -152,12 +200,12 @@ impl Vfs {
     /// Makes the range read as zeros: holes for its whole blocks, new blocks at ragged edges. More
     /// than [`CHUNK_ROWS`] extents go front to back in several transactions, the edges, the size
     /// and the times in the last.
-    fn zero(&self, ino: Ino, offset: u64, end: u64, keep_size: bool) -> Result<()> {
+    fn zero(&self, ino: Ino, offset: u64, end: u64, keep_size: bool, punching: bool) -> Result<()> {
         let aligned = offset.is_multiple_of(BLOCK_U64) && end.is_multiple_of(BLOCK_U64);
         let intent = if aligned {
             Intent::Shrink
         } else {
-            Intent::Grow
+            Intent::Store
         };
         loop {
             let _stripe = self.lock_content(ino, intent)?;
@@ -170,7 +218,17 @@ impl Vfs {
             } else {
                 end
             };
-            let front = self.zero_front(&mut change.txn, ino, &mut row, (offset, zero_end))?;
+            let mut front = self.zero_front(&mut change.txn, ino, &mut row, (offset, zero_end))?;
+            if punching && matches!(front, Front::Few) {
+                let last = block_start(end).max(block_start(zero_end));
+                let whole = offset.next_multiple_of(BLOCK_U64)..last;
+                if !self
+                    .pool
+                    .unpromise(&mut change.txn, ino, from_ref(&whole), CHUNK_ROWS)?
+                {
+                    front = Front::Cut;
+                }
+            }
             let patch = match front {
                 Front::Cut => None,
                 Front::Few => Some(self.zero_patch(ino, offset, zero_end)?),
@@ -260,7 +318,8 @@ impl Vfs {
             .rposition(|byte| *byte != 0)
             .map_or(0, |at| at + 1);
         if used > 0 {
-            patch.absorb(self.store(ino, block, &content[..used])?);
+            let room = Room::Replacing { promised: 0 };
+            patch.absorb(self.store(ino, block, &content[..used], room)?);
         }
         Ok(true)
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::backing::sim::{PowerLoss, SimDisk, SimSnapshot, SimWorld};
 use crate::backing::{Backing, FileName};
 use crate::format::{
-    Algorithm, DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, Table, Timestamp,
+    Algorithm, DentryRow, ExtentRow, FileKind, Ino, InodeRow, Key, PromiseRow, Table, Timestamp,
 };
 use crate::pool::{Clock, CommitMode, CreateOptions, OpenOptions, Pool, create};
 
@@ -361,6 +361,23 @@ pub(super) fn check(vfs: &Vfs) {
             inodes.contains_key(&key.ino(Table::Xattr).unwrap()),
             "attribute of no inode"
         );
+    }
+    let mut promised: BTreeMap<Ino, u64> = BTreeMap::new();
+    for (key, value) in table(vfs, Table::Promise) {
+        let (ino, start) = key.promise_parts().unwrap();
+        let len = PromiseRow::decode(&value).unwrap().len;
+        let row = &inodes[&ino];
+        assert!(row.kind == FileKind::Regular, "space is promised to a file");
+        assert!(start.is_multiple_of(BLOCK), "a promise of half a block");
+        let data = vfs.pool.extents(ino, start, start + len).unwrap();
+        assert!(data.is_empty(), "space is promised that has data");
+        let overlapping = vfs.pool.promised(ino, start..start + len, 9).unwrap();
+        assert_eq!(overlapping, std::slice::from_ref(&(start..start + len)));
+        *promised.entry(ino).or_default() += len;
+    }
+    for ino in inodes.keys() {
+        let told = promised.get(ino).copied().unwrap_or(0);
+        assert_eq!(vfs.pool.promised_to(*ino), told, "promised to {ino}");
     }
     let draining = vfs.draining.lock();
     for ino in &orphans {

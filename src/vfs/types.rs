@@ -146,12 +146,27 @@ pub enum Whence {
     Hole,
 }
 
+/// When reading changes the access time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtimePolicy {
+    /// noatime: never.
+    Never,
+    /// relatime: if the content or the inode changed since the last access, or a day has passed.
+    Relative,
+    /// strictatime: always.
+    Strict,
+}
+
 /// How a filesystem is to behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VfsOptions {
     /// The kernel keeps mtime and ctime of regular files and sends them with setattr (writeback
     /// cache): write leaves them alone, since it comes later than the write it is for.
     pub kernel_keeps_times: bool,
+    /// When reading changes the access time.
+    pub atime: AtimePolicy,
+    /// Whether it does so for directories.
+    pub diratime: bool,
     /// Bits of the name hash that are used, at most 55. Only tests have less, so that names
     /// collide.
     pub name_hash_bits: u32,
@@ -161,6 +176,8 @@ impl Default for VfsOptions {
     fn default() -> VfsOptions {
         VfsOptions {
             kernel_keeps_times: false,
+            atime: AtimePolicy::Relative,
+            diratime: true,
             name_hash_bits: NAME_HASH_BITS,
         }
     }

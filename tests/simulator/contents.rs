@@ -68,7 +68,16 @@ impl Model {
             ..change.clone()
         } == Change::default()
             && change.ctime.is_some();
+        let keeps = self.kernel_keeps_times;
         let inode = self.tree.edit(ino);
+        let same = Change {
+            size: Some(inode.size),
+            ..Change::default()
+        };
+        // truncate(2) to the size that the file has.
+        if keeps && *change == same {
+            return Ok(Answer::Done);
+        }
         if change.kill || change.uid.is_some() || change.gid.is_some() || empty_chown {
             drop_privileges(inode);
             if change.kill_group && !inode.is_dir() {

@@ -350,7 +350,8 @@ fn check_holes(vfs: &Vfs, attr: &Attr, content: &[u8]) -> Result<(), String> {
         data += end.next_multiple_of(BLOCK) - start;
         at = end;
     }
-    if attr.blocks * 512 > data.next_multiple_of(512) {
+    let promised = vfs.pool().promised_to(attr.ino);
+    if attr.blocks * 512 > (data + promised).next_multiple_of(512) {
         return Err(format!("{} blocks for {data} bytes of data", attr.blocks));
     }
     Ok(())

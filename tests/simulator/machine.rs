@@ -217,6 +217,7 @@ impl Machine {
         let options = VfsOptions {
             kernel_keeps_times: self.config.kernel_keeps_times,
             name_hash_bits: self.config.hash_bits,
+            ..VfsOptions::default()
         };
         let reclaim = Reclaim::new(Arc::clone(&pool));
         let inspector = Inspector::new(Arc::clone(&pool));

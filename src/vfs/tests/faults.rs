@@ -39,7 +39,7 @@ fn a_full_filesystem_refuses_to_grow_and_changes_nothing() {
     fill_up(&full, ino);
     let attr = full.getattr(ino).unwrap();
     let before = records(&full);
-    assert_eq!(errno(full.write(ino, 0, b"x", false)), Errno::ENOSPC);
+    assert_eq!(errno(full.write(ino, 1 << 20, b"x", false)), Errno::ENOSPC);
     assert_eq!(errno(full.mknod(&ROOT, TOP, b"g", 0, 0)), Errno::ENOSPC);
     assert_eq!(errno(full.mkdir(&ROOT, TOP, b"g", 0)), Errno::ENOSPC);
     assert_eq!(errno(full.symlink(&ROOT, TOP, b"g", b"t")), Errno::ENOSPC);

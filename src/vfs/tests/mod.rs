@@ -8,5 +8,6 @@ mod control;
 mod faults;
 mod lifetime;
 mod names;
+mod promises;
 mod random_content;
 mod random_names;
