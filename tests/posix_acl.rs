@@ -601,6 +601,40 @@ fn values_up_to_64_kib_and_lists_have_the_kernels_limits() {
     pool.check_clean();
 }
 
+/// A list with so many entries.
+fn long_acl(entries: u32) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0];
+    let mut push = |tag: u16, id: u32| {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&6u16.to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+    };
+    push(1, u32::MAX);
+    (0..entries - 4).for_each(|number| push(2, 2000 + number));
+    [4, 16, 32].into_iter().for_each(|tag| push(tag, u32::MAX));
+    bytes
+}
+
+#[test]
+fn a_list_has_as_many_entries_as_the_kernel_passes_on() {
+    let mut pool = mounted();
+    let (path, dir) = (pool.mnt().join("file"), pool.mnt().join("dir"));
+    fs::write(&path, "").expect("write");
+    fs::create_dir(&dir).expect("mkdir");
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    let longest = long_acl(511);
+    set(&path, access, &longest, 0).expect("511 entries");
+    set(&dir, default, &longest, 0).expect("511 entries");
+    assert_eq!(set(&path, access, &long_acl(512), 0), Err(Errno::E2BIG));
+    fs::write(dir.join("new"), "").expect("write");
+    pool.remount();
+    assert_eq!(xattr(&path, access).expect("get"), longest);
+    assert_eq!(xattr(&dir, default).expect("get"), longest);
+    assert_eq!(xattr(&dir.join("new"), access).expect("get"), longest);
+    let mode = |path: &Path| fs::metadata(path).expect("stat").mode() & 0o7777;
+    assert_eq!((mode(&path), mode(&dir.join("new"))), (0o666, 0o666));
+}
+
 #[test]
 fn list_and_mode_come_back_together_after_a_kill() {
     let mut pool = mounted();
