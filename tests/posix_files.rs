@@ -198,6 +198,31 @@ fn on_a_mount_with_sync_every_write_is_durable() {
 }
 
 #[test]
+fn with_sync_or_dirsync_a_change_of_names_is_durable() {
+    for option in ["sync", "dirsync"] {
+        let mut pool = Pool::create(2);
+        pool.mount_with(&format!("commit=none,{option}"));
+        let at = |name: &str| pool.mnt().join(name);
+        let steps: [(&str, &dyn Fn()); 4] = [
+            ("mkdir", &|| fs::create_dir(at("dir")).expect("mkdir")),
+            ("create", &|| drop(rw(&at("file")))),
+            ("rename", &|| {
+                fs::rename(at("file"), at("dir/file")).expect("rename")
+            }),
+            ("unlink", &|| {
+                fs::remove_file(at("dir/file")).expect("unlink")
+            }),
+        ];
+        for (what, step) in steps {
+            let (next, _) = journal(&pool);
+            step();
+            let (_, durable) = journal(&pool);
+            assert!(durable >= next, "{option}: {what}");
+        }
+    }
+}
+
+#[test]
 fn direct_cached_and_mapped_access_see_one_another() {
     let mut pool = mounted();
     let path = pool.mnt().join("file");
