@@ -218,6 +218,8 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
             None => defaults.cache,
         },
         commit: match plan.options.commit {
+            // As other filesystems have it: whatever changes is durable when it is answered.
+            _ if plan.options.flags.contains(MsFlags::MS_SYNCHRONOUS) => CommitMode::Always,
             Commit::Always => CommitMode::Always,
             Commit::Interval(interval) => CommitMode::Interval(interval),
             Commit::None => CommitMode::None,
@@ -235,6 +237,7 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
         .map_err(|error| Failure::System(format!("cannot start a thread: {error}")))?;
     let options = VfsOptions {
         kernel_keeps_times: true,
+        sync_names: plan.options.flags.contains(MsFlags::MS_DIRSYNC),
         ..VfsOptions::default()
     };
     let vfs = Vfs::new(pool, options).map_err(|error| Failure::Failed(error.to_string()))?;

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - every reply that carries an entry hands the kernel exactly one reference that the vfs counted;
-//! - nothing that waits for a sync runs on an event loop;
+//! - nothing that waits for a sync runs on an event loop, and at least one of them is never in a
+//!   change: what only reads is answered whatever the changes wait for;
 //! - a panic ends the process. Going on with half an operation in memory could end on disk; a crash
 //!   is a prefix of history that the next mount recovers, and applications see that it happened.
 //!
@@ -40,8 +41,8 @@ use crate::vfs::{self, Caller, SetAttr, Vfs};
 const MAX_REQUEST: u32 = 1 << 20;
 /// Requests without a waiting caller (readahead, writeback) that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
-/// Threads for writes beside the event loops: as many as the kernel sends at a time.
-const WRITE_THREADS: usize = MAX_BACKGROUND as usize;
+/// Threads for changes beside the event loops: as many as the kernel sends writes at a time.
+const CHANGE_THREADS: usize = MAX_BACKGROUND as usize;
 /// Threads that may wait for a sync at the same time.
 const SYNC_THREADS: usize = 32;
 /// Threads that may wait for the ledger at the same time.
@@ -75,11 +76,11 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
     blocking: Blocking,
-    /// Runs the writes for which no event loop can be spared.
-    writes: Blocking,
-    /// Writes that event loops are in, and how many of these may be.
-    writing: AtomicUsize,
-    inline_writes: usize,
+    /// Runs the changes for which no event loop can be spared.
+    changes: Blocking,
+    /// Changes that event loops are in, and how many of these may be.
+    changing: AtomicUsize,
+    inline_changes: usize,
     /// Makes reports that wait for a disk.
     reports: Blocking,
     /// What the kernel can do of what we want.
@@ -99,13 +100,39 @@ impl Adapter {
         Adapter {
             vfs,
             blocking,
-            writes: Blocking::new(WRITE_THREADS),
-            writing: AtomicUsize::new(0),
-            inline_writes: event_loops.saturating_sub(1),
+            changes: Blocking::new(CHANGE_THREADS),
+            changing: AtomicUsize::new(0),
+            inline_changes: event_loops.saturating_sub(1),
             reports: Blocking::new(REPORT_THREADS),
             granted: InitFlags::empty(),
             notifier,
         }
+    }
+
+    /// Runs a change here, or on a thread beside the event loops: a change may wait for every
+    /// mirror, for room in the journal, or for its own durability, however long that takes.
+    fn change(&self, names: bool, work: impl FnOnce(&Vfs) + Send + 'static) {
+        if let Some(_place) = self.place_for_change(names) {
+            work(&self.vfs);
+        } else {
+            let vfs = Arc::clone(&self.vfs);
+            self.changes.run(move || work(&vfs));
+        }
+    }
+
+    /// A change's place on this event loop, if it can be spared.
+    fn place_for_change(&self, names: bool) -> Option<Place<'_>> {
+        let before = self.changing.fetch_add(1, Ordering::AcqRel);
+        let place = Place(&self.changing);
+        (before < self.inline_changes && !self.vfs.waits_for_syncs(names)).then_some(place)
+    }
+
+    /// Deletes an inode that nobody refers to any more.
+    fn reap(&self, ino: Ino) {
+        self.change(false, move |vfs| {
+            let _guard = Context("forget", ino).guard(vfs);
+            vfs.reap_forgotten(ino);
+        });
     }
 
     /// An open as the kernel falls back to it where opens cannot go without a message.
@@ -115,6 +142,15 @@ impl Adapter {
         } else {
             reply.opened(FileHandle(0), flags);
         }
+    }
+}
+
+/// Counts an event loop that is in a change.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -186,8 +222,12 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let ino = convert::ino(ino);
-        let _guard = Context("forget", ino).guard(&self.vfs);
-        self.vfs.forget(ino, count);
+        let guard = Context("forget", ino).guard(&self.vfs);
+        let last = self.vfs.release(ino, count);
+        drop(guard);
+        if last {
+            self.reap(ino);
+        }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -217,7 +257,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("setattr", ino);
-        let _guard = context.guard(&self.vfs);
+        let guard = context.guard(&self.vfs);
         let owner_changes = uid.is_some() || gid.is_some();
         // A request that names nothing is what the kernel leaves of its own attempt to clear them.
         // It also comes from one who may keep them, if the file has a capability to be taken away.
@@ -241,11 +281,12 @@ impl Filesystem for Adapter {
             ctime: ctime.map(convert::set_ctime),
             kill_suid,
         };
-        reply::attr(
-            context,
-            self.vfs.setattr(&caller(request, 0), ino, &change),
-            reply,
-        );
+        let caller = caller(request, 0);
+        drop(guard);
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::attr(context, vfs.setattr(&caller, ino, &change), reply);
+        });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -270,10 +311,15 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("mknod", parent);
-        let _guard = context.guard(&self.vfs);
-        let caller = caller(request, umask);
-        let result = self.vfs.mknod(&caller, parent, name.as_bytes(), mode, rdev);
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, umask), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(
+                context,
+                vfs.mknod(&caller, parent, &name, mode, rdev),
+                reply,
+            );
+        });
     }
 
     fn mkdir(
@@ -287,34 +333,31 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("mkdir", parent);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .vfs
-            .mkdir(&caller(request, umask), parent, name.as_bytes(), mode);
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, umask), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(context, vfs.mkdir(&caller, parent, &name, mode), reply);
+        });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = convert::ino(parent);
         let context = Context("unlink", parent);
-        let _guard = context.guard(&self.vfs);
-        reply::empty(
-            context,
-            self.vfs
-                .unlink(&caller(request, 0), parent, name.as_bytes()),
-            reply,
-        );
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::empty(context, vfs.unlink(&caller, parent, &name), reply);
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = convert::ino(parent);
         let context = Context("rmdir", parent);
-        let _guard = context.guard(&self.vfs);
-        reply::empty(
-            context,
-            self.vfs.rmdir(&caller(request, 0), parent, name.as_bytes()),
-            reply,
-        );
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::empty(context, vfs.rmdir(&caller, parent, &name), reply);
+        });
     }
 
     fn symlink(
@@ -327,12 +370,12 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("symlink", parent);
-        let _guard = context.guard(&self.vfs);
-        let target = target.as_os_str().as_bytes();
-        let result = self
-            .vfs
-            .symlink(&caller(request, 0), parent, name.as_bytes(), target);
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(context, vfs.symlink(&caller, parent, &name, &target), reply);
+        });
     }
 
     fn rename(
@@ -347,13 +390,13 @@ impl Filesystem for Adapter {
     ) {
         let (parent, new_parent) = (convert::ino(parent), convert::ino(new_parent));
         let context = Context("rename", parent);
-        let _guard = context.guard(&self.vfs);
-        let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
-        let caller = caller(request, 0);
-        let result = self
-            .vfs
-            .rename(&caller, parent, name, new_parent, new_name, flags.bits());
-        reply::empty(context, result, reply);
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let (caller, flags) = (caller(request, 0), flags.bits());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            let result = vfs.rename(&caller, parent, &name, new_parent, &new_name, flags);
+            reply::empty(context, result, reply);
+        });
     }
 
     fn link(
@@ -366,11 +409,11 @@ impl Filesystem for Adapter {
     ) {
         let (ino, new_parent) = (convert::ino(ino), convert::ino(new_parent));
         let context = Context("link", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .vfs
-            .link(&caller(request, 0), ino, new_parent, new_name.as_bytes());
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, 0), new_name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(context, vfs.link(&caller, ino, new_parent, &name), reply);
+        });
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -438,15 +481,12 @@ impl Filesystem for Adapter {
             let result = vfs.write(ino, offset, data, kill);
             reply::written(context, result.map(|len| len as u64), reply);
         };
-        // A write waits for every mirror, however long one takes. One loop is kept free of writes,
-        // for reads that another mirror can answer.
-        if self.writing.fetch_add(1, Ordering::AcqRel) < self.inline_writes {
+        // As `change`, but the data is copied only where it has to be.
+        if let Some(_place) = self.place_for_change(false) {
             write(&self.vfs, data, reply);
-            self.writing.fetch_sub(1, Ordering::AcqRel);
         } else {
-            self.writing.fetch_sub(1, Ordering::AcqRel);
             let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
-            self.writes.run(move || write(&vfs, &data, reply));
+            self.changes.run(move || write(&vfs, &data, reply));
         }
     }
 
@@ -517,7 +557,8 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("readdirplus", ino);
         let _guard = context.guard(&self.vfs);
-        match listing::fill_plus(&self.vfs, ino, cookie, &mut reply) {
+        let reap = |ino| self.reap(ino);
+        match listing::fill_plus(&self.vfs, ino, cookie, &mut reply, &reap) {
             Ok(()) => reply.ok(),
             Err(error) => reply.fail(context, &error),
         }
@@ -564,15 +605,13 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("setxattr", ino);
-        let _guard = context.guard(&self.vfs);
-        let caller = caller(request, 0);
-        let flags = flags.cast_unsigned();
-        reply::empty(
-            context,
-            self.vfs
-                .setxattr(&caller, ino, name.as_bytes(), value, flags),
-            reply,
-        );
+        let (caller, flags) = (caller(request, 0), flags.cast_unsigned());
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            let result = vfs.setxattr(&caller, ino, &name, &value, flags);
+            reply::empty(context, result, reply);
+        });
     }
 
     fn getxattr(
@@ -605,11 +644,11 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let ino = convert::ino(ino);
         let context = Context("removexattr", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .vfs
-            .removexattr(&caller(request, 0), ino, name.as_bytes());
-        reply::empty(context, result, reply);
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::empty(context, vfs.removexattr(&caller, ino, &name), reply);
+        });
     }
 
     fn fallocate(
@@ -624,11 +663,15 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("fallocate", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .clear_set_id(request, ino)
-            .and_then(|()| self.vfs.fallocate(ino, offset, length, mode));
-        reply::empty(context, result, reply);
+        let clear = self.must_clear(request, ino, false, true);
+        let caller = caller(request, 0);
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            let result = clear
+                .and_then(|clear| clear_set_id(vfs, &caller, ino, clear))
+                .and_then(|()| vfs.fallocate(ino, offset, length, mode));
+            reply::empty(context, result, reply);
+        });
     }
 
     fn lseek(
@@ -677,14 +720,15 @@ impl Filesystem for Adapter {
     ) {
         let (from, to) = (convert::ino(ino_in), convert::ino(ino_out));
         let context = Context("copy_file_range", from);
-        if let Err(error) = self.clear_set_id(request, to) {
-            return reply.fail(context, &error);
-        }
+        let clear = self.must_clear(request, to, false, true);
+        let caller = caller(request, 0);
         let vfs = Arc::clone(&self.vfs);
         // Up to a gigabyte may have to be read and written.
         self.blocking.run(move || {
             let _guard = context.guard(&vfs);
-            let result = vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY));
+            let result = clear
+                .and_then(|clear| clear_set_id(&vfs, &caller, to, clear))
+                .and_then(|()| vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY)));
             reply::written(context, result, reply);
         });
     }
@@ -749,17 +793,17 @@ impl Adapter {
         }
         Ok(owner_changes || !privilege::may_keep_set_id(request.pid()))
     }
+}
 
-    /// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops
-    /// its own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
-    fn clear_set_id(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
-        if self.must_clear(request, ino, false, true)? {
-            let change = SetAttr {
-                kill_suid: true,
-                ..SetAttr::default()
-            };
-            self.vfs.setattr(&caller(request, 0), ino, &change)?;
-        }
-        Ok(())
+/// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops its
+/// own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
+fn clear_set_id(vfs: &Vfs, caller: &Caller, ino: Ino, clear: bool) -> vfs::Result<()> {
+    if clear {
+        let change = SetAttr {
+            kill_suid: true,
+            ..SetAttr::default()
+        };
+        vfs.setattr(caller, ino, &change)?;
     }
+    Ok(())
 }

@@ -75,6 +75,7 @@ impl Vfs {
         if draining {
             self.drain(ino)?;
         }
+        self.settle(false)?;
         Ok(attr)
     }
 

@@ -177,6 +177,12 @@ impl Vfs {
         let _serving = self.pool.load_of_applications().serve();
         let data = &data[..data.len().min(WRITE_MAX)];
         let data = self.clip(offset, data)?;
+        let written = self.write_locked(ino, offset, data, kill_suid)?;
+        self.settle(false)?;
+        Ok(written)
+    }
+
+    fn write_locked(&self, ino: Ino, offset: u64, data: &[u8], kill_suid: bool) -> Result<usize> {
         let _stripe = self.lock_content(ino, Intent::Grow)?;
         let old = self.regular(ino)?;
         if data.is_empty() {

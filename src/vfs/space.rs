@@ -95,10 +95,11 @@ impl Vfs {
         self.check_regular(ino)?;
         let end = check_end(offset, len)?;
         if zeroing {
-            self.zero(ino, offset, end, keep_size)
+            self.zero(ino, offset, end, keep_size)?;
         } else {
-            self.allocate(ino, offset, end, keep_size)
+            self.allocate(ino, offset, end, keep_size)?;
         }
+        self.settle(false)
     }
 
     /// As fallocate(2) wants it: ENODEV for what is neither a regular file nor a directory.
@@ -160,6 +161,7 @@ impl Vfs {
             Intent::Grow
         };
         loop {
+            self.settle(false)?;
             let _stripe = self.lock_content(ino, intent)?;
             let mut change = Change::new(self);
             let now = change.now;

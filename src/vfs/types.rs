@@ -149,6 +149,8 @@ pub struct VfsOptions {
     /// The kernel keeps mtime and ctime of regular files and sends them with setattr (writeback
     /// cache): write leaves them alone, since it comes later than the write it is for.
     pub kernel_keeps_times: bool,
+    /// Changes of names are durable when they are answered (mount option `dirsync`).
+    pub sync_names: bool,
     /// Bits of the name hash that are used, at most 55. Only tests have less, so that names
     /// collide.
     pub name_hash_bits: u32,
@@ -158,6 +160,7 @@ impl Default for VfsOptions {
     fn default() -> VfsOptions {
         VfsOptions {
             kernel_keeps_times: false,
+            sync_names: false,
             name_hash_bits: NAME_HASH_BITS,
         }
     }

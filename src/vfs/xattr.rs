@@ -89,7 +89,8 @@ impl Vfs {
             (CREATE, true) => Err(VfsError::Exists),
             (REPLACE, false) => Err(VfsError::NoData),
             _ => Ok(Some(stored)),
-        })
+        })?;
+        self.settle(false)
     }
 
     /// Removes an attribute.
@@ -102,7 +103,8 @@ impl Vfs {
         self.change_attribute(ino, name, |exists| match exists {
             true => Ok(None),
             false => Err(VfsError::NoData),
-        })
+        })?;
+        self.settle(false)
     }
 
     /// Whether the caller may change an attribute of that name at all.

@@ -9,3 +9,4 @@ mod lifetime;
 mod names;
 mod random_content;
 mod random_names;
+mod threads;
