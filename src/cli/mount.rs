@@ -219,6 +219,8 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
             None => defaults.cache,
         },
         commit: match plan.options.commit {
+            // As other filesystems have it: whatever changes is durable when it is answered.
+            _ if plan.options.flags.contains(MsFlags::MS_SYNCHRONOUS) => CommitMode::Always,
             Commit::Always => CommitMode::Always,
             Commit::Interval(interval) => CommitMode::Interval(interval),
             Commit::None => CommitMode::None,
@@ -238,6 +240,7 @@ fn open(plan: &Plan) -> Result<(Arc<Vfs>, Keeper), Failure> {
         kernel_keeps_times: true,
         atime: plan.options.atime(),
         diratime: !plan.options.flags.contains(MsFlags::MS_NODIRATIME),
+        sync_names: plan.options.flags.contains(MsFlags::MS_DIRSYNC),
         ..VfsOptions::default()
     };
     let vfs = Vfs::new(pool, options).map_err(|error| Failure::Failed(error.to_string()))?;

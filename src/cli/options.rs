@@ -107,11 +107,6 @@ impl Options {
                 return Err(unknown(option));
             }
         }
-        // The kernel follows writes to files with an fsync, and leaves the rest to us.
-        let synchronous = MsFlags::MS_SYNCHRONOUS.union(MsFlags::MS_DIRSYNC);
-        if options.flags.intersects(synchronous) {
-            options.commit = Commit::Always;
-        }
         Ok(options)
     }
 
@@ -472,9 +467,6 @@ mod tests {
     fn values_are_typed() {
         assert_eq!(parse("commit=always").commit, Commit::Always);
         assert_eq!(parse("commit=none").commit, Commit::None);
-        assert_eq!(parse("dirsync,commit=none").commit, Commit::Always);
-        assert_eq!(parse("commit=none,sync").commit, Commit::Always);
-        assert_eq!(parse("sync,commit=none,async").commit, Commit::None);
         assert_eq!(
             parse("commit=5").commit,
             Commit::Interval(Duration::from_secs(5))

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - every reply that carries an entry hands the kernel exactly one reference that the vfs counted;
-//! - nothing that waits for a sync runs on an event loop;
+//! - nothing that waits for a sync runs on an event loop, and at least one of them is never in a
+//!   change: what only reads is answered whatever the changes wait for;
 //! - a panic ends the process. Going on with half an operation in memory could end on disk; a crash
 //!   is a prefix of history that the next mount recovers, and applications see that it happened.
 //!
@@ -40,8 +41,8 @@ use crate::vfs::{self, AclKind, Caller, SetAttr, Vfs, VfsError};
 const MAX_REQUEST: u32 = 1 << 20;
 /// Requests without a waiting caller (readahead, writeback) that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
-/// Threads for writes beside the event loops: as many as the kernel sends at a time.
-const WRITE_THREADS: usize = MAX_BACKGROUND as usize;
+/// Threads for changes beside the event loops: as many as the kernel sends writes at a time.
+const CHANGE_THREADS: usize = MAX_BACKGROUND as usize;
 /// Threads that may wait for a sync at the same time.
 const SYNC_THREADS: usize = 32;
 /// Threads that may wait for the ledger at the same time.
@@ -77,11 +78,11 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
     blocking: Blocking,
-    /// Runs the writes for which no event loop can be spared.
-    writes: Blocking,
-    /// Writes that event loops are in, and how many of these may be.
-    writing: AtomicUsize,
-    inline_writes: usize,
+    /// Runs the changes for which no event loop can be spared.
+    changes: Blocking,
+    /// Changes that event loops are in, and how many of these may be.
+    changing: AtomicUsize,
+    inline_changes: usize,
     /// Makes reports that wait for a disk.
     reports: Blocking,
     /// What is asked of the kernel.
@@ -104,9 +105,9 @@ impl Adapter {
         Adapter {
             vfs,
             blocking,
-            writes: Blocking::new(WRITE_THREADS),
-            writing: AtomicUsize::new(0),
-            inline_writes: event_loops.saturating_sub(1),
+            changes: Blocking::new(CHANGE_THREADS),
+            changing: AtomicUsize::new(0),
+            inline_changes: event_loops.saturating_sub(1),
             reports: Blocking::new(REPORT_THREADS),
             wanted: if acl {
                 WANTED | InitFlags::FUSE_POSIX_ACL
@@ -118,6 +119,40 @@ impl Adapter {
         }
     }
 
+    /// Runs a change here, or on a thread beside the event loops: a change may wait for every
+    /// mirror, for room in the journal, or for its own durability, however long that takes.
+    fn change(&self, names: bool, work: impl FnOnce(&Vfs) + Send + 'static) {
+        if let Some(_place) = self.place_for_change(names) {
+            work(&self.vfs);
+        } else {
+            let vfs = Arc::clone(&self.vfs);
+            self.changes.run(move || work(&vfs));
+        }
+    }
+
+    /// A change's place on this event loop, if it can be spared.
+    fn place_for_change(&self, names: bool) -> Option<Place<'_>> {
+        let before = self.changing.fetch_add(1, Ordering::AcqRel);
+        let place = Place(&self.changing);
+        (before < self.inline_changes && !self.vfs.waits_for_syncs(names)).then_some(place)
+    }
+
+    /// Notes that an inode was read.
+    fn accessed(&self, ino: Ino) {
+        if self.vfs.accessed(ino) {
+            let vfs = Arc::clone(&self.vfs);
+            self.blocking.run(move || vfs.store_atimes());
+        }
+    }
+
+    /// Deletes an inode that nobody refers to any more.
+    fn reap(&self, ino: Ino) {
+        self.change(false, move |vfs| {
+            let _guard = Context("forget", ino).guard(vfs);
+            vfs.reap_forgotten(ino);
+        });
+    }
+
     /// An open as the kernel falls back to it where opens cannot go without a message.
     fn open_with_message(&self, no_message: InitFlags, flags: FopenFlags, reply: ReplyOpen) {
         if self.granted.contains(no_message) {
@@ -125,6 +160,15 @@ impl Adapter {
         } else {
             reply.opened(FileHandle(0), flags);
         }
+    }
+}
+
+/// Counts an event loop that is in a change.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -196,8 +240,15 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let ino = convert::ino(ino);
-        let _guard = Context("forget", ino).guard(&self.vfs);
-        self.vfs.forget(ino, count);
+        let guard = Context("forget", ino).guard(&self.vfs);
+        let last = self.vfs.release(ino, count);
+        let read = self.vfs.has_atime(ino);
+        drop(guard);
+        if last {
+            self.reap(ino);
+        } else if read {
+            self.change(false, move |vfs| vfs.store_atime(ino));
+        }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -227,7 +278,7 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("setattr", ino);
-        let _guard = context.guard(&self.vfs);
+        let guard = context.guard(&self.vfs);
         let mut change = SetAttr {
             mode,
             uid,
@@ -248,10 +299,15 @@ impl Filesystem for Adapter {
         } else {
             Cause::Other
         };
-        let result = self
-            .must_clear(request, ino, cause, &mut change)
-            .and_then(|()| self.vfs.setattr(&caller(request, 0), ino, &change));
-        reply::attr(context, result, reply);
+        if let Err(error) = self.must_clear(request, ino, cause, &mut change) {
+            return reply.fail(context, &error);
+        }
+        let caller = caller(request, 0);
+        drop(guard);
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::attr(context, vfs.setattr(&caller, ino, &change), reply);
+        });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -260,7 +316,7 @@ impl Filesystem for Adapter {
         let _guard = context.guard(&self.vfs);
         match self.vfs.readlink(ino) {
             Ok(target) => {
-                self.vfs.accessed(ino);
+                self.accessed(ino);
                 reply.data(&target);
             }
             Err(error) => reply.fail(context, &error),
@@ -279,10 +335,15 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("mknod", parent);
-        let _guard = context.guard(&self.vfs);
-        let caller = caller(request, umask);
-        let result = self.vfs.mknod(&caller, parent, name.as_bytes(), mode, rdev);
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, umask), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(
+                context,
+                vfs.mknod(&caller, parent, &name, mode, rdev),
+                reply,
+            );
+        });
     }
 
     fn mkdir(
@@ -296,34 +357,31 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("mkdir", parent);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .vfs
-            .mkdir(&caller(request, umask), parent, name.as_bytes(), mode);
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, umask), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(context, vfs.mkdir(&caller, parent, &name, mode), reply);
+        });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = convert::ino(parent);
         let context = Context("unlink", parent);
-        let _guard = context.guard(&self.vfs);
-        reply::empty(
-            context,
-            self.vfs
-                .unlink(&caller(request, 0), parent, name.as_bytes()),
-            reply,
-        );
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::empty(context, vfs.unlink(&caller, parent, &name), reply);
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let parent = convert::ino(parent);
         let context = Context("rmdir", parent);
-        let _guard = context.guard(&self.vfs);
-        reply::empty(
-            context,
-            self.vfs.rmdir(&caller(request, 0), parent, name.as_bytes()),
-            reply,
-        );
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::empty(context, vfs.rmdir(&caller, parent, &name), reply);
+        });
     }
 
     fn symlink(
@@ -336,12 +394,12 @@ impl Filesystem for Adapter {
     ) {
         let parent = convert::ino(parent);
         let context = Context("symlink", parent);
-        let _guard = context.guard(&self.vfs);
-        let target = target.as_os_str().as_bytes();
-        let result = self
-            .vfs
-            .symlink(&caller(request, 0), parent, name.as_bytes(), target);
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(context, vfs.symlink(&caller, parent, &name, &target), reply);
+        });
     }
 
     fn rename(
@@ -356,13 +414,13 @@ impl Filesystem for Adapter {
     ) {
         let (parent, new_parent) = (convert::ino(parent), convert::ino(new_parent));
         let context = Context("rename", parent);
-        let _guard = context.guard(&self.vfs);
-        let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
-        let caller = caller(request, 0);
-        let result = self
-            .vfs
-            .rename(&caller, parent, name, new_parent, new_name, flags.bits());
-        reply::empty(context, result, reply);
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let (caller, flags) = (caller(request, 0), flags.bits());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            let result = vfs.rename(&caller, parent, &name, new_parent, &new_name, flags);
+            reply::empty(context, result, reply);
+        });
     }
 
     fn link(
@@ -375,11 +433,11 @@ impl Filesystem for Adapter {
     ) {
         let (ino, new_parent) = (convert::ino(ino), convert::ino(new_parent));
         let context = Context("link", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .vfs
-            .link(&caller(request, 0), ino, new_parent, new_name.as_bytes());
-        reply::entry(context, result, reply);
+        let (caller, name) = (caller(request, 0), new_name.as_bytes().to_vec());
+        self.change(true, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::entry(context, vfs.link(&caller, ino, new_parent, &name), reply);
+        });
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -425,7 +483,7 @@ impl Filesystem for Adapter {
                     // One that cannot read wants the rest of a block that it writes a part of.
                     if flags.0 & libc::O_NOATIME == 0 && flags.0 & libc::O_ACCMODE != libc::O_WRONLY
                     {
-                        self.vfs.accessed(ino);
+                        self.accessed(ino);
                     }
                     reply.data(buffer);
                 }
@@ -449,14 +507,22 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("write", ino);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        // While the caller waits, who can be looked at.
-        if kill && let Err(error) = self.clear_set_gid(request, ino) {
-            return reply.fail(context, &error);
-        }
+        // Here, while the caller waits and can be looked at.
+        let clear = if kill {
+            self.clearing_group(request, ino)
+        } else {
+            Ok(SetAttr::default())
+        };
+        let clear = match clear {
+            Ok(clear) => clear,
+            Err(error) => return reply.fail(context, &error),
+        };
+        let caller = caller(request, 0);
         let cached = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let write = move |vfs: &Vfs, data: &[u8], reply: ReplyWrite| {
             let _guard = context.guard(vfs);
-            let mut result = vfs.write(ino, offset, data, kill);
+            let mut result = clear_set_id(vfs, &caller, ino, &clear)
+                .and_then(|()| vfs.write(ino, offset, data, kill));
             if let Err(error) = &result
                 && cached
                 && error.errno() == nix::errno::Errno::ENOSPC
@@ -466,15 +532,12 @@ impl Filesystem for Adapter {
             }
             reply::written(context, result.map(|len| len as u64), reply);
         };
-        // A write waits for every mirror, however long one takes. One loop is kept free of writes,
-        // for reads that another mirror can answer.
-        if self.writing.fetch_add(1, Ordering::AcqRel) < self.inline_writes {
+        // As `change`, but the data is copied only where it has to be.
+        if let Some(_place) = self.place_for_change(false) {
             write(&self.vfs, data, reply);
-            self.writing.fetch_sub(1, Ordering::AcqRel);
         } else {
-            self.writing.fetch_sub(1, Ordering::AcqRel);
             let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
-            self.writes.run(move || write(&vfs, &data, reply));
+            self.changes.run(move || write(&vfs, &data, reply));
         }
     }
 
@@ -530,7 +593,7 @@ impl Filesystem for Adapter {
         });
         match result {
             Ok(()) => {
-                self.vfs.accessed(ino);
+                self.accessed(ino);
                 reply.ok();
             }
             Err(error) => reply.fail(context, &error),
@@ -548,9 +611,10 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("readdirplus", ino);
         let _guard = context.guard(&self.vfs);
-        match listing::fill_plus(&self.vfs, ino, cookie, &mut reply) {
+        let reap = |ino| self.reap(ino);
+        match listing::fill_plus(&self.vfs, ino, cookie, &mut reply, &reap) {
             Ok(()) => {
-                self.vfs.accessed(ino);
+                self.accessed(ino);
                 reply.ok();
             }
             Err(error) => reply.fail(context, &error),
@@ -598,17 +662,23 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("setxattr", ino);
-        let _guard = context.guard(&self.vfs);
-        let caller = caller(request, 0);
-        let name = name.as_bytes();
-        let result = match AclKind::of(name) {
-            Some(kind) => self.set_acl(request, ino, kind, value),
-            None => {
-                let flags = flags.cast_unsigned();
-                self.vfs.setxattr(&caller, ino, name, value, flags)
-            }
+        let (caller, flags) = (caller(request, 0), flags.cast_unsigned());
+        let acl = match AclKind::of(name.as_bytes()) {
+            Some(kind) => match self.acl_change(request, ino) {
+                Ok(kill_set_gid) => Some((kind, kill_set_gid)),
+                Err(error) => return reply.fail(context, &error),
+            },
+            None => None,
         };
-        reply::empty(context, result, reply);
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            let result = match acl {
+                Some((kind, kill_set_gid)) => vfs.set_acl(ino, kind, &value, kill_set_gid),
+                None => vfs.setxattr(&caller, ino, &name, &value, flags),
+            };
+            reply::empty(context, result, reply);
+        });
     }
 
     fn getxattr(
@@ -641,11 +711,11 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let ino = convert::ino(ino);
         let context = Context("removexattr", ino);
-        let _guard = context.guard(&self.vfs);
-        let result = self
-            .vfs
-            .removexattr(&caller(request, 0), ino, name.as_bytes());
-        reply::empty(context, result, reply);
+        let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
+        self.change(false, move |vfs| {
+            let _guard = context.guard(vfs);
+            reply::empty(context, vfs.removexattr(&caller, ino, &name), reply);
+        });
     }
 
     fn fallocate(
@@ -660,14 +730,16 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("fallocate", ino);
-        if let Err(error) = self.clear_set_id(request, ino) {
-            return reply.fail(context, &error);
-        }
+        let clear = self.clearing(request, ino);
+        let caller = caller(request, 0);
         let vfs = Arc::clone(&self.vfs);
         // It may wait for space that is about to come back.
         self.blocking.run(move || {
             let _guard = context.guard(&vfs);
-            reply::empty(context, vfs.fallocate(ino, offset, length, mode), reply);
+            let result = clear
+                .and_then(|clear| clear_set_id(&vfs, &caller, ino, &clear))
+                .and_then(|()| vfs.fallocate(ino, offset, length, mode));
+            reply::empty(context, result, reply);
         });
     }
 
@@ -717,14 +789,15 @@ impl Filesystem for Adapter {
     ) {
         let (from, to) = (convert::ino(ino_in), convert::ino(ino_out));
         let context = Context("copy_file_range", from);
-        if let Err(error) = self.clear_set_id(request, to) {
-            return reply.fail(context, &error);
-        }
+        let clear = self.clearing(request, to);
+        let caller = caller(request, 0);
         let vfs = Arc::clone(&self.vfs);
         // Up to a gigabyte may have to be read and written.
         self.blocking.run(move || {
             let _guard = context.guard(&vfs);
-            let result = vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY));
+            let result = clear
+                .and_then(|clear| clear_set_id(&vfs, &caller, to, &clear))
+                .and_then(|()| vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY)));
             reply::written(context, result, reply);
         });
     }
@@ -772,15 +845,15 @@ impl Adapter {
         });
     }
 
-    fn set_acl(&self, request: &Request, ino: Ino, kind: AclKind, value: &[u8]) -> vfs::Result<()> {
+    /// Whether set-group-ID goes when this caller sets an ACL.
+    fn acl_change(&self, request: &Request, ino: Ino) -> vfs::Result<bool> {
         if !self.granted.contains(InitFlags::FUSE_POSIX_ACL) {
             // Storing what nobody enforces would be a lie.
             return Err(VfsError::NotSupported);
         }
         // The kernel holds the inode's lock from its checks to our answer: no chown comes between.
         let attr = self.vfs.getattr(ino)?;
-        let kill = privilege::has_set_gid(&attr) && !privilege::is_member(request, attr.gid);
-        self.vfs.set_acl(ino, kind, value, kill)
+        Ok(privilege::has_set_gid(&attr) && !privilege::is_member(request, attr.gid))
     }
 
     /// Notes in `change` whether it must clear set-user-ID and set-group-ID.
@@ -811,25 +884,24 @@ impl Adapter {
         Ok(())
     }
 
-    /// Does for `fallocate` and `copy_file_range` what the kernel asks for with a write: it drops
-    /// its own attempt to clear the bits under HANDLE_KILLPRIV_V2, but does not mark these two.
-    fn clear_set_id(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
+    /// What `fallocate` and `copy_file_range` have to do with the bits, as the kernel asks for with
+    /// a write: it drops its own attempt to clear them under HANDLE_KILLPRIV_V2, but does not mark
+    /// these two.
+    fn clearing(&self, request: &Request, ino: Ino) -> vfs::Result<SetAttr> {
         let _guard = Context("setattr", ino).guard(&self.vfs);
         let mut change = SetAttr::default();
         self.must_clear(request, ino, Cause::Content, &mut change)?;
-        if change.kill_suid {
-            self.vfs.setattr(&caller(request, 0), ino, &change)?;
-        }
-        Ok(())
+        Ok(change)
     }
 
     /// The rest of that for a write that the kernel marked: it knows nothing of the group.
-    fn clear_set_gid(&self, request: &Request, ino: Ino) -> vfs::Result<()> {
+    fn clearing_group(&self, request: &Request, ino: Ino) -> vfs::Result<SetAttr> {
         let attr = self.vfs.getattr(ino)?;
         if privilege::has_bare_set_gid(&attr) {
-            self.clear_set_id(request, ino)?;
+            self.clearing(request, ino)
+        } else {
+            Ok(SetAttr::default())
         }
-        Ok(())
     }
 }
 
@@ -841,4 +913,12 @@ enum Cause {
     /// Content or size changes.
     Content,
     Other,
+}
+
+/// Clears what [`Adapter::clearing`] found.
+fn clear_set_id(vfs: &Vfs, caller: &Caller, ino: Ino, clear: &SetAttr) -> vfs::Result<()> {
+    if clear.kill_suid {
+        vfs.setattr(caller, ino, clear)?;
+    }
+    Ok(())
 }

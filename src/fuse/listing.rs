@@ -25,12 +25,14 @@ struct Entry {
     cookie: u64,
 }
 
-/// Fills a `readdirplus` reply with what follows `cookie` in directory `ino`.
+/// Fills a `readdirplus` reply with what follows `cookie` in directory `ino`. An inode that is gone
+/// by the time its reference is given back goes to `reap`.
 pub(super) fn fill_plus(
     vfs: &Vfs,
     ino: Ino,
     mut cookie: u64,
     reply: &mut ReplyDirectoryPlus,
+    reap: &dyn Fn(Ino),
 ) -> vfs::Result<()> {
     let mut batch: Vec<Entry> = Vec::with_capacity(BATCH);
     loop {
@@ -50,7 +52,7 @@ pub(super) fn fill_plus(
             true
         })?;
         for entry in &batch {
-            if !add_plus(vfs, entry, reply) {
+            if !add_plus(vfs, entry, reply, reap) {
                 return Ok(());
             }
         }
@@ -62,7 +64,7 @@ pub(super) fn fill_plus(
 }
 
 /// Adds one entry; false if it did not fit.
-fn add_plus(vfs: &Vfs, entry: &Entry, reply: &mut ReplyDirectoryPlus) -> bool {
+fn add_plus(vfs: &Vfs, entry: &Entry, reply: &mut ReplyDirectoryPlus, reap: &dyn Fn(Ino)) -> bool {
     let name = OsStr::from_bytes(&entry.name);
     let dots = matches!(entry.name.as_slice(), b"." | b"..");
     let mut referenced = false;
@@ -90,8 +92,8 @@ fn add_plus(vfs: &Vfs, entry: &Entry, reply: &mut ReplyDirectoryPlus) -> bool {
     };
     let ino = INodeNo(entry.ino.0);
     let full = reply.add(ino, entry.cookie, name, &lifetime, &attr, generation);
-    if referenced && (full || dots) {
-        vfs.forget(entry.ino, 1);
+    if referenced && (full || dots) && vfs.release(entry.ino, 1) {
+        reap(entry.ino);
     }
     !full
 }

@@ -38,6 +38,8 @@ struct Shared {
     undone: BTreeSet<u32>,
     /// Bytes from the start of the file for which every mirror has space reserved.
     reserved: u64,
+    /// How often that was forgotten.
+    forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl PageStore {
             writing: false,
             undone,
             reserved: 0,
+            forgotten: 0,
         };
         PageStore {
             mirrors,
@@ -103,32 +106,39 @@ impl PageStore {
         })
     }
 
-    /// Writes the staged pages to their places and syncs them.
+    /// Writes the staged pages to their places and syncs them. Reads go on meanwhile, whatever a
+    /// mirror waits for: nothing is staged before this is over, and what is staged is what is read.
     pub(super) fn write_pages(&self) -> Result<(), MirrorError> {
-        self.shared.write().writing = true;
-        let shared = self.shared.read();
-        if shared.len > shared.committed_len {
-            self.mirrors.set_len(FileName::Index, shared.len)?;
+        let (len, committed) = {
+            let mut shared = self.shared.write();
+            shared.writing = true;
+            (shared.len, shared.committed_len)
+        };
+        if len > committed {
+            self.mirrors.set_len(FileName::Index, len)?;
         }
-        let mut run: Vec<&[u8]> = Vec::with_capacity(RUN_PAGES);
-        let mut next = 0;
-        for (page, bytes) in &shared.staged {
-            if !run.is_empty() && (*page != next || run.len() == RUN_PAGES) {
-                self.write_run(next, &run)?;
-                run.clear();
-            }
-            run.push(bytes.as_slice());
-            next = page + 1;
-        }
-        if !run.is_empty() {
-            self.write_run(next, &run)?;
+        let (mut next, mut run) = (0, Vec::new());
+        while let Some(first) = self.staged_run(next, &mut run) {
+            let offset = u64::from(first) * BLOCK_U64;
+            self.mirrors.write(FileName::Index, offset, &[&run])?;
+            next = first + (run.len() / BLOCK) as u32;
         }
         self.mirrors.sync(&[FileName::Index], &[])
     }
 
-    fn write_run(&self, end: u32, run: &[&[u8]]) -> Result<(), MirrorError> {
-        let first = u64::from(end) - run.len() as u64;
-        self.mirrors.write(FileName::Index, first * BLOCK_U64, run)
+    /// Fills `run` with the next staged pages that lie side by side, from page `from` on, and says
+    /// which is the first of them.
+    fn staged_run(&self, from: u32, run: &mut Vec<u8>) -> Option<u32> {
+        run.clear();
+        let shared = self.shared.read();
+        let mut staged = shared.staged.range(from..);
+        let (&first, page) = staged.next()?;
+        run.extend_from_slice(page.as_slice());
+        let beside = (first + 1..).zip(staged).take(RUN_PAGES - 1);
+        for (_, (_, page)) in beside.take_while(|(next, (page, _))| next == *page) {
+            run.extend_from_slice(page.as_slice());
+        }
+        Some(first)
     }
 
     /// What has been written, for the journal; the table takes the new sums.
@@ -165,8 +175,11 @@ impl PageStore {
 
     /// Puts the page sums on disk; from here on reads go to the pages written.
     pub(super) fn publish(&self, generation: u64) -> Result<(), MirrorError> {
+        // Not under the lock, for which every read of the index would have to wait.
+        let changed = self.shared.read().sums.changed(generation);
+        changed.store(&self.mirrors)?;
         let mut shared = self.shared.write();
-        shared.sums.store(&self.mirrors, generation)?;
+        shared.sums.stored(&changed);
         shared.committed_len = shared.len;
         shared.staged.clear();
         shared.writing = false;
@@ -176,16 +189,18 @@ impl PageStore {
 
     /// Extends the space reserved for the next checkpoint; false if a mirror has no room for it.
     pub(super) fn extend_reserve(&self) -> Result<bool, MirrorError> {
-        let mut shared = self.shared.write();
-        let in_use = (0..shared.sums.len() as u32)
-            .rev()
-            .find(|page| shared.sums.get(*page).generation > 0)
-            .map_or(0, |page| u64::from(page) + 1);
-        let wanted = in_use * BLOCK_U64 + self.reserve;
-        if wanted <= shared.reserved {
+        let (from, wanted, forgotten) = {
+            let shared = self.shared.read();
+            let in_use = (0..shared.sums.len() as u32)
+                .rev()
+                .find(|page| shared.sums.get(*page).generation > 0)
+                .map_or(0, |page| u64::from(page) + 1);
+            let wanted = in_use * BLOCK_U64 + self.reserve;
+            (shared.reserved, wanted, shared.forgotten)
+        };
+        if wanted <= from {
             return Ok(true);
         }
-        let from = shared.reserved;
         let reserved = self
             .mirrors
             .reserve(FileName::Index, from, wanted - from)
@@ -195,7 +210,11 @@ impl PageStore {
             });
         match reserved {
             Ok(()) => {
-                shared.reserved = wanted;
+                let mut shared = self.shared.write();
+                // A mirror that came meanwhile may have nothing reserved.
+                if shared.forgotten == forgotten {
+                    shared.reserved = shared.reserved.max(wanted);
+                }
                 Ok(true)
             }
             Err(MirrorError::NoSpace { .. }) => Ok(false),
@@ -257,7 +276,9 @@ impl PageStore {
 
     /// Forgets what is reserved: a mirror came that has nothing reserved.
     pub(super) fn forget_reserve(&self) {
-        self.shared.write().reserved = 0;
+        let mut shared = self.shared.write();
+        shared.reserved = 0;
+        shared.forgotten += 1;
     }
 
     /// Makes pages `from..to` of the target the same as those of the others. The target has

@@ -31,6 +31,20 @@ pub(super) struct LostSums {
     pub(super) block: u32,
 }
 
+/// Blocks of the table on the way to their other slots: number, offset on disk, bytes.
+#[derive(Debug)]
+pub(super) struct ChangedSums(Vec<(usize, u64, Vec<u8>)>);
+
+impl ChangedSums {
+    /// Writes them on all mirrors, durably.
+    pub(super) fn store(&self, mirrors: &MirrorSet) -> Result<(), MirrorError> {
+        for (_, offset, bytes) in &self.0 {
+            mirrors.write(FileName::Sums, *offset, &[bytes])?;
+        }
+        mirrors.sync(&[FileName::Sums], &[])
+    }
+}
+
 impl SumsTable {
     pub(super) const fn new(algorithm: Algorithm, pool: PoolTag) -> SumsTable {
         SumsTable {
@@ -129,31 +143,41 @@ impl SumsTable {
         self.algorithm.sum64(&[&digests])
     }
 
+    /// The changed blocks as they are to be stored.
+    pub(super) fn changed(&self, generation: u64) -> ChangedSums {
+        let dirty = (0..self.blocks.len()).filter(|block| self.blocks[*block].dirty);
+        let encoded = |block: usize| {
+            let bytes = SumsBlock {
+                number: block as u32,
+                generation,
+                entries: self.entries_of(block).to_vec(),
+            }
+            .encode(self.algorithm, self.pool);
+            let slot = 1 - self.blocks[block].slot;
+            (block, slot_offset(block, slot), bytes)
+        };
+        ChangedSums(dirty.map(encoded).collect())
+    }
+
+    /// These blocks are stored, and have not changed since they were asked for.
+    pub(super) fn stored(&mut self, changed: &ChangedSums) {
+        for (block, ..) in &changed.0 {
+            let block = *block;
+            self.blocks[block].digest = self.digest(block);
+            self.blocks[block].slot = 1 - self.blocks[block].slot;
+            self.blocks[block].dirty = false;
+        }
+    }
+
     /// Writes the changed blocks to their other slots on all mirrors, durably.
     pub(super) fn store(
         &mut self,
         mirrors: &MirrorSet,
         generation: u64,
     ) -> Result<(), MirrorError> {
-        let dirty: Vec<usize> = (0..self.blocks.len())
-            .filter(|block| self.blocks[*block].dirty)
-            .collect();
-        for block in &dirty {
-            let encoded = SumsBlock {
-                number: *block as u32,
-                generation,
-                entries: self.entries_of(*block).to_vec(),
-            }
-            .encode(self.algorithm, self.pool);
-            let slot = 1 - self.blocks[*block].slot;
-            mirrors.write(FileName::Sums, slot_offset(*block, slot), &[&encoded])?;
-        }
-        mirrors.sync(&[FileName::Sums], &[])?;
-        for block in dirty {
-            self.blocks[block].digest = self.digest(block);
-            self.blocks[block].slot = 1 - self.blocks[block].slot;
-            self.blocks[block].dirty = false;
-        }
+        let changed = self.changed(generation);
+        changed.store(mirrors)?;
+        self.stored(&changed);
         Ok(())
     }
 

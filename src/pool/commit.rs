@@ -11,7 +11,7 @@ use super::data::Room;
 use super::error::{PoolError, Result};
 use super::incidents::Incidents;
 use super::load::Load;
-use super::locks::InodeLocks;
+use super::locks::{self, InodeLocks};
 use super::metrics::Timed;
 use super::open::{CommitMode, OpenOptions};
 use super::orders::Orders;
@@ -263,18 +263,22 @@ impl Pool {
     }
 
     /// Called first by every operation that changes anything, with no lock held: waits until the
-    /// journal has room.
+    /// journal has room, and for every mirror if much of it is to be written out.
     ///
     /// # Errors
     /// [`PoolError::ReadOnly`]; [`PoolError::NoSpace`] before anything is half done, for one that
     /// may need space; [`PoolError::Failed`].
     pub fn begin(&self, intent: Intent) -> Result<()> {
+        debug_assert!(!locks::holds_any(), "begin under the lock of an inode");
         self.usable()?;
         if self.options.read_only {
             return Err(PoolError::ReadOnly);
         }
         self.activate()?;
         self.make_room(intent)?;
+        if self.journal.buffered() > self.write_out_at() {
+            self.guard(self.journal.write_out())?;
+        }
         match intent {
             Intent::Grow => self.check_space(0, Room::Free),
             Intent::Store | Intent::Shrink => Ok(()),
@@ -282,7 +286,7 @@ impl Pool {
     }
 
     /// Puts the operation's rows into the journal's buffer and makes them visible, all at once. No
-    /// I/O, unless every operation is to be durable (`commit=always`).
+    /// I/O: the caller holds locks that others wait for.
     ///
     /// # Errors
     /// [`PoolError::Failed`]; then nothing has changed.
@@ -318,15 +322,22 @@ impl Pool {
             self.last_commit.store(appended.lsn.0, Ordering::Release);
             appended
         };
-        if self.options.commit == CommitMode::Always {
-            self.sync()?;
-        } else if self.journal.buffered() > self.write_out_at() {
-            self.guard(self.journal.write_out())?;
-        }
         Ok(appended.lsn)
     }
 
-    /// Buffered journal bytes at which they are written out, without a sync.
+    /// Called last by every operation that changes anything, with no lock held: where each
+    /// operation is to be durable (`commit=always`) waits until this one is.
+    ///
+    /// # Errors
+    /// As [`Pool::sync`].
+    pub fn acknowledge(&self) -> Result<()> {
+        match self.options.commit {
+            CommitMode::Always => self.sync(),
+            CommitMode::Interval(_) | CommitMode::None => Ok(()),
+        }
+    }
+
+    /// Buffered journal bytes at which the next operation writes them out, without a sync.
     fn write_out_at(&self) -> usize {
         (self.journal.size() / 16).min(256 << 10) as usize
     }
@@ -352,6 +363,7 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Failed`] if no mirror could be written; never retried into a success.
     pub fn sync(&self) -> Result<()> {
+        debug_assert!(!locks::holds_any(), "sync under the lock of an inode");
         let target = Lsn(self.last_commit.load(Ordering::Acquire));
         loop {
             self.usable()?;

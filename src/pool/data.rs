@@ -85,6 +85,11 @@ impl Pool {
         self.locks.exclusive(inos)
     }
 
+    /// Whether this thread has locked the inode. Only builds with debug assertions know.
+    pub fn holds(&self, ino: Ino) -> bool {
+        super::locks::holds(ino)
+    }
+
     /// Locks two inodes for changing them.
     pub fn lock_exclusive_pair(&self, one: Ino, other: Ino) -> ExclusiveGuard<'_> {
         self.locks.exclusive(&[one, other])

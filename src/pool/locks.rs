@@ -1,7 +1,10 @@
 //! Locks of inodes: striped, since there may be any number of inodes.
 //!
 //! Two inodes may share a stripe, and a stripe is not reentrant: whoever needs several inodes asks
-//! for all of them at once, and gets their stripes in ascending order, each once.
+//! for all of them at once, and gets their stripes in ascending order, each once. Builds with debug
+//! assertions keep a list of what each thread holds, and check this and what hangs on it.
+
+use std::cell::RefCell;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -19,12 +22,53 @@ pub(super) struct InodeLocks {
 #[derive(Debug)]
 pub struct SharedGuard<'a> {
     _stripe: RwLockReadGuard<'a, ()>,
+    _held: Held,
 }
 
 /// Nobody else may read or change the inodes.
 #[derive(Debug)]
 pub struct ExclusiveGuard<'a> {
     _stripes: Vec<RwLockWriteGuard<'a, ()>>,
+    _held: Held,
+}
+
+thread_local! {
+    /// Stripes that this thread holds or is about to take, if anybody looks at that.
+    static HELD: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An entry of a thread in its list, for as long as it holds stripes.
+#[derive(Debug)]
+struct Held;
+
+impl Held {
+    fn new(stripes: &[usize]) -> Held {
+        if cfg!(debug_assertions) {
+            HELD.with_borrow_mut(|held| {
+                assert!(held.is_empty(), "stripes are taken one after another");
+                held.extend_from_slice(stripes);
+            });
+        }
+        Held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if cfg!(debug_assertions) {
+            HELD.with_borrow_mut(Vec::clear);
+        }
+    }
+}
+
+/// Whether this thread holds the stripe of an inode; only builds with debug assertions know.
+pub(super) fn holds(ino: Ino) -> bool {
+    HELD.with_borrow(|held| held.contains(&stripe(ino)))
+}
+
+/// Whether this thread holds any; only builds with debug assertions know.
+pub(super) fn holds_any() -> bool {
+    HELD.with_borrow(|held| !held.is_empty())
 }
 
 const fn stripe(ino: Ino) -> usize {
@@ -42,8 +86,10 @@ impl Default for InodeLocks {
 
 impl InodeLocks {
     pub(super) fn shared(&self, ino: Ino) -> SharedGuard<'_> {
+        let _held = Held::new(&[stripe(ino)]);
         SharedGuard {
             _stripe: self.stripes[stripe(ino)].read(),
+            _held,
         }
     }
 
@@ -51,11 +97,12 @@ impl InodeLocks {
         let mut stripes: Vec<usize> = inos.iter().map(|ino| stripe(*ino)).collect();
         stripes.sort_unstable();
         stripes.dedup();
-        let stripes = stripes
+        let _held = Held::new(&stripes);
+        let _stripes = stripes
             .into_iter()
             .map(|stripe| self.stripes[stripe].write())
             .collect();
-        ExclusiveGuard { _stripes: stripes }
+        ExclusiveGuard { _stripes, _held }
     }
 }
 
@@ -71,8 +118,19 @@ mod tests {
             .map(Ino)
             .find(|ino| stripe(*ino) == stripe(one))
             .unwrap();
-        drop(locks.exclusive(&[twin, one, Ino(7), one]));
-        let _first = locks.shared(one);
-        let _second = locks.shared(twin);
+        let both = locks.exclusive(&[twin, one, Ino(7), one]);
+        assert!(holds(one) && holds(twin) && holds(Ino(7)) && holds_any());
+        drop(both);
+        assert!(!holds(one) && !holds_any());
+        let _one = locks.shared(one);
+        assert!(holds(one) && !holds(Ino(7)));
+    }
+
+    #[test]
+    #[should_panic = "one after another"]
+    fn stripes_are_not_taken_one_after_another() {
+        let locks = InodeLocks::default();
+        let _one = locks.exclusive(&[Ino(1)]);
+        let _other = locks.exclusive(&[Ino(2)]);
     }
 }

@@ -64,6 +64,10 @@ impl RecoveryReport {
     }
 }
 
+/// More inodes than rows fit into an overlay and its frozen part: operations wait for a checkpoint
+/// long before.
+const INOS_LOST: u64 = 1 << 20;
+
 /// What the first pass over the journal learns.
 #[derive(Debug)]
 struct Survey {
@@ -134,6 +138,7 @@ pub(super) fn recover(
         survey.interrupted,
     )?;
     let mut replayed = Replayed::from_index(&index)?;
+    let fresh = replayed.next_ino + lost_inos(&superblock);
     if report.needed {
         let plan = Plan {
             superblock: &superblock,
@@ -143,6 +148,7 @@ pub(super) fn recover(
         };
         replay(&mirrors, &index, &plan, &mut replayed, &mut report)?;
     }
+    replayed.next_ino = replayed.next_ino.max(fresh);
     let mut recovered = superblock.clone();
     if checkpoint != superblock.checkpoint {
         // The tail moves with the checkpoint, as it would have without the interruption: what the
@@ -496,6 +502,18 @@ fn finish(
         freed: replayed.freed,
         active,
     })
+}
+
+/// How many inode numbers may have been given out since the last checkpoint and be on no disk. One
+/// that stands in a file handle somewhere must not come to mean another file: no mount that wrote
+/// gives out more than `INOS_LOST` between two checkpoints, and each has raised the run number.
+fn lost_inos(superblock: &Superblock) -> u64 {
+    if superblock.clean {
+        return 0;
+    }
+    let journal = &superblock.journal;
+    let runs = journal.run.saturating_sub(journal.tail_run) + 1;
+    INOS_LOST * u64::from(runs)
 }
 
 fn exists(mirrors: &MirrorSet, file: FileName) -> bool {

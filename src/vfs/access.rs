@@ -53,6 +53,11 @@ impl Vfs {
     pub fn set_acl(&self, ino: Ino, kind: AclKind, value: &[u8], kill_set_gid: bool) -> Result<()> {
         self.check_acl(ino, kind)?;
         let acl = Acl::decode(value).map_err(|_| VfsError::Invalid)?;
+        self.put_acl(ino, kind, acl, kill_set_gid)?;
+        self.settle(false)
+    }
+
+    fn put_acl(&self, ino: Ino, kind: AclKind, acl: Option<Acl>, kill_set_gid: bool) -> Result<()> {
         self.pool.begin(Intent::Grow)?;
         let _stripe = self.pool.lock_exclusive(ino);
         let mut change = Change::new(self);
@@ -79,6 +84,11 @@ impl Vfs {
     /// Removes a list, if there is one. The mode stays as it is, as in Linux.
     pub(super) fn remove_acl(&self, ino: Ino, kind: AclKind) -> Result<()> {
         self.check_acl(ino, kind)?;
+        self.drop_acl(ino, kind)?;
+        self.settle(false)
+    }
+
+    fn drop_acl(&self, ino: Ino, kind: AclKind) -> Result<()> {
         self.pool.begin(Intent::Shrink)?;
         let _stripe = self.pool.lock_exclusive(ino);
         let key = Key::xattr(ino, kind.name());

@@ -45,24 +45,27 @@ impl Atimes {
 
 impl Vfs {
     /// Notes that somebody has read the file, directory or symbolic link, if the mount keeps access
-    /// times and this one is to be renewed.
-    pub fn accessed(&self, ino: Ino) {
+    /// times and this one is to be renewed. True once each time that so many are noted that
+    /// [`Vfs::store_atimes`] is wanted, which may wait for the disks.
+    #[must_use]
+    pub fn accessed(&self, ino: Ino) -> bool {
         if self.options.atime == AtimePolicy::Never || is_control(ino) || self.pool.read_only() {
-            return;
+            return false;
         }
         let now = self.pool.now();
-        if let Ok(Some(row)) = self.inode(ino)
-            && self.is_due(ino, &row, now)
-        {
-            let full = {
+        match self.inode(ino) {
+            Ok(Some(row)) if self.is_due(ino, &row, now) => {
                 let mut noted = self.atimes.noted.lock();
-                noted.insert(ino, now);
-                noted.len() > NOTED_MAX
-            };
-            if full {
-                self.store_atimes();
+                // One that is noted already makes them no more.
+                noted.insert(ino, now).is_none() && noted.len().is_multiple_of(NOTED_MAX)
             }
+            _ => false,
         }
+    }
+
+    /// Whether an access time is noted for the inode.
+    pub fn has_atime(&self, ino: Ino) -> bool {
+        self.atimes.noted.lock().contains_key(&ino)
     }
 
     fn is_due(&self, ino: Ino, row: &InodeRow, now: Timestamp) -> bool {
@@ -82,7 +85,7 @@ impl Vfs {
     }
 
     /// Stores what is noted for all inodes.
-    pub(super) fn store_atimes(&self) {
+    pub fn store_atimes(&self) {
         let noted: Vec<_> = self.atimes.noted.lock().keys().copied().collect();
         let stores = self.pool.is_active();
         for ino in noted {
@@ -95,9 +98,9 @@ impl Vfs {
     }
 
     /// Stores what is noted for an inode, unless this mount has changed nothing yet.
-    pub(super) fn store_atime(&self, ino: Ino) {
+    pub fn store_atime(&self, ino: Ino) {
         if self.pool.is_active()
-            && self.atimes.noted.lock().contains_key(&ino)
+            && self.has_atime(ino)
             && let Err(error) = self.put_atime(ino)
         {
             log::debug!("the access time of inode {ino} is not stored: {error}");

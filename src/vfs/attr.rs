@@ -92,6 +92,7 @@ impl Vfs {
         if draining {
             self.drain(ino)?;
         }
+        self.settle(false)?;
         Ok(attr)
     }
 

@@ -34,6 +34,7 @@ impl<'v> Change<'v> {
 
     /// The row of an inode, to read and to change.
     pub(super) fn row(&mut self, ino: Ino) -> Result<&mut InodeRow> {
+        debug_assert!(self.vfs.pool.holds(ino), "inode {ino} is not locked");
         let at = match self.rows.iter().position(|(known, _)| *known == ino) {
             Some(at) => at,
             None => {

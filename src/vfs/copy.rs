@@ -52,6 +52,18 @@ impl Vfs {
         if is_control(from) || is_control(to) {
             return Err(VfsError::NotSupported);
         }
+        let copied = self.copy_locked(from, from_offset, (to, to_offset), len)?;
+        self.settle(false)?;
+        Ok(copied)
+    }
+
+    fn copy_locked(
+        &self,
+        from: Ino,
+        from_offset: u64,
+        (to, to_offset): (Ino, u64),
+        len: u64,
+    ) -> Result<u64> {
         let _stripes = self.lock_content_pair(from, to, Intent::Grow)?;
         let (source, target) = (self.regular(from)?, self.regular(to)?);
         let room = SIZE_MAX.checked_sub(to_offset).filter(|room| *room > 0);

@@ -178,16 +178,18 @@ impl Vfs {
         let data = &data[..data.len().min(WRITE_MAX)];
         let data = self.clip(offset, data)?;
         let mut wait = SpaceWait::default();
-        loop {
+        let written = loop {
             match self.write_once(ino, offset, data, kill_suid) {
                 Err(error) if error.is_no_space() => {
                     if !self.pool.wait_for_space(&mut wait, data.len() as u64)? {
                         return Err(error);
                     }
                 }
-                done => return done,
+                done => break done?,
             }
-        }
+        };
+        self.settle(false)?;
+        Ok(written)
     }
 
     /// Writes those blocks of a write that space was promised for, after all of it found no room: a
@@ -208,11 +210,11 @@ impl Vfs {
             // Both lie within the data.
             let part = &data[(start - offset) as usize..(end - offset) as usize];
             match self.write_once(ino, start, part, kill_suid) {
-                Err(error) if error.is_no_space() => return Ok(()),
+                Err(error) if error.is_no_space() => break,
                 done => done?,
             };
         }
-        Ok(())
+        self.settle(false)
     }
 
     fn write_once(&self, ino: Ino, offset: u64, data: &[u8], kill_suid: bool) -> Result<usize> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use crate::format::{BLOCK, BLOCK_U64, FileKind, FormatError, Ino, InodeRow, NAME_MAX};
-use crate::pool::{Intent, Pool};
+use crate::pool::{CommitMode, Intent, Pool};
 
 use super::atime::Atimes;
 use super::control::{Control, is_control};
@@ -92,6 +92,20 @@ impl Vfs {
         let _serving = self.pool.load_of_applications().serve();
         // History is one journal: there is no way, and no need, to sync one file of it.
         Ok(self.pool.sync()?)
+    }
+
+    /// Ends a change, after its locks: waits for the disks where the change must be durable before
+    /// it is answered. `names` says whether a directory's names changed.
+    pub(super) fn settle(&self, names: bool) -> Result<()> {
+        if names && self.options.sync_names {
+            return Ok(self.pool.sync()?);
+        }
+        Ok(self.pool.acknowledge()?)
+    }
+
+    /// Whether changes wait for the disks: of names, or of anything.
+    pub fn waits_for_syncs(&self, names: bool) -> bool {
+        self.pool.commit_mode() == CommitMode::Always || names && self.options.sync_names
     }
 
     /// Room in the filesystem.

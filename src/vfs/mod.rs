@@ -23,13 +23,15 @@
 //! # Locks
 //!
 //! The namespace lock is exclusive for whatever changes a directory and shared for lookup and
-//! readdir. Under it, or without it, the pool's striped inode locks: every change of an inode row
+//! readdir. Before it, or without it, the pool's striped inode locks: every change of an inode row
 //! is read, changed and committed under that inode's stripe, held exclusively; content is read
-//! under it, held shared. Attributes are read without it, since a row is one value. Order:
-//! namespace, then stripes, several of them only in one call that sorts them.
+//! under it, held shared. Attributes are read without it, since a row is one value. Order: stripes,
+//! several of them only in one call that sorts them, then namespace: a stripe may be waited for as
+//! long as a mirror takes a write, and no lookup is to wait with whoever does.
 //! [`Pool::begin`](crate::pool::Pool::begin) waits for room in the journal and
-//! [`Pool::sync`](crate::pool::Pool::sync) for the disks: no lock is held over either, but that
-//! with `commit=always` the commit itself syncs, under the locks of its operation.
+//! [`Pool::sync`](crate::pool::Pool::sync) for the disks: no lock is held over either. A change
+//! that must be durable before it is answered is synced after its locks are released
+//! ([`Pool::acknowledge`](crate::pool::Pool::acknowledge)).
 
 mod access;
 mod acl;

@@ -1,7 +1,9 @@
 //! Operations on names: lookup, and making and removing entries and links.
 //!
-//! All of them hold the namespace lock; what changes also takes the stripes of the inodes that it
-//! changes. A new inode needs none: nobody knows its number before the commit.
+//! All of them hold the namespace lock; what changes takes the stripes of the inodes that it
+//! changes before, since it may have to wait for these: a stripe is held while content goes to the
+//! mirrors. Which inodes these are is looked up first, and once more when all locks are held. A new
+//! inode needs no stripe: nobody knows its number before the commit.
 
 use crate::format::{DentryRow, FileKind, Ino, InodeRow, Timestamp};
 use crate::pool::Intent;
@@ -108,8 +110,21 @@ impl Vfs {
     ) -> Result<Attr> {
         check_new_name(parent, name)?;
         self.pool.begin(Intent::Grow)?;
-        let _namespace = self.namespace.write();
+        let attr = self.make_locked(caller, parent, name, (kind, permissions), fill)?;
+        self.settle(true)?;
+        Ok(attr)
+    }
+
+    fn make_locked(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        (kind, permissions): (FileKind, u16),
+        fill: impl FnOnce(&mut InodeRow),
+    ) -> Result<Attr> {
         let _stripe = self.pool.lock_exclusive(parent);
+        let _namespace = self.namespace.write();
         let mut change = Change::new(self);
         let (now, directory) = (change.now, change.directory(parent)?);
         let mut row = self.new_row(now, kind, permissions, (caller.uid, caller.gid), parent);
@@ -238,8 +253,14 @@ impl Vfs {
             return Err(VfsError::NotPermitted);
         }
         self.pool.begin(Intent::Grow)?;
-        let _namespace = self.namespace.write();
+        let attr = self.link_locked(ino, new_parent, new_name)?;
+        self.settle(true)?;
+        Ok(attr)
+    }
+
+    fn link_locked(&self, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
         let _stripes = self.pool.lock_exclusive_many(&[ino, new_parent]);
+        let _namespace = self.namespace.write();
         let mut change = Change::new(self);
         change.directory(new_parent)?;
         let Slot::Free(cookie) = self.slot(new_parent, new_name)? else {
@@ -299,18 +320,24 @@ impl Vfs {
         })
     }
 
-    fn remove(
-        &self,
-        parent: Ino,
-        name: &[u8],
-        check: impl FnOnce(&Found) -> Result<()>,
-    ) -> Result<()> {
+    /// The inode that has the name now. It may have another as soon as this returns.
+    pub(super) fn named(&self, parent: Ino, name: &[u8]) -> Result<Ino> {
+        let _namespace = self.namespace.read();
+        Ok(self.find(parent, name)?.ino)
+    }
+
+    fn remove(&self, parent: Ino, name: &[u8], check: impl Fn(&Found) -> Result<()>) -> Result<()> {
         self.pool.begin(Intent::Shrink)?;
-        let (ino, fate) = {
+        let (ino, fate) = loop {
+            let named = self.named(parent, name)?;
+            let_others_in();
+            let _stripes = self.pool.lock_exclusive_many(&[parent, named]);
             let _namespace = self.namespace.write();
             let found = self.find(parent, name)?;
+            if found.ino != named {
+                continue;
+            }
             check(&found)?;
-            let _stripes = self.pool.lock_exclusive_many(&[parent, found.ino]);
             let mut change = Change::new(self);
             change.remove_entry(parent, &found)?;
             if found.kind == FileKind::Directory {
@@ -318,9 +345,17 @@ impl Vfs {
             }
             let fate = self.drop_link(&mut change, found.ino)?;
             change.commit()?;
-            (found.ino, fate)
+            break (found.ino, fate);
         };
-        self.after_drop(ino, fate)
+        self.after_drop(ino, fate)?;
+        self.settle(true)
+    }
+}
+
+/// Where a lookup may be out of date by the time of the locks: tests want that to happen.
+pub(super) fn let_others_in() {
+    if cfg!(test) {
+        std::thread::yield_now();
     }
 }
 

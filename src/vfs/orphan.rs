@@ -78,14 +78,27 @@ impl Vfs {
     /// Gives references back, as the kernel drops inodes from its cache. The last one of an inode
     /// without a name deletes it.
     pub fn forget(&self, ino: Ino, count: u64) {
+        if self.release(ino, count) {
+            self.reap_forgotten(ino);
+        } else {
+            self.store_atime(ino);
+        }
+    }
+
+    /// As [`Vfs::forget`], without waiting for anything: true if the inode is to be deleted now,
+    /// with [`Vfs::reap_forgotten`].
+    #[must_use]
+    pub fn release(&self, ino: Ino, count: u64) -> bool {
         if is_control(ino) {
             self.control_forget(ino, count);
-            return;
+            return false;
         }
-        self.store_atime(ino);
-        if self.refs.release(ino, count)
-            && let Err(error) = self.reap(ino)
-        {
+        self.refs.release(ino, count)
+    }
+
+    /// Deletes an inode that has neither a name nor a reference.
+    pub fn reap_forgotten(&self, ino: Ino) {
+        if let Err(error) = self.reap(ino).and_then(|()| self.settle(false)) {
             // A forget has no reply. The orphan row stays, for the next mount to try again.
             log::warn!("deleting inode {ino} failed, the next mount will try again: {error}");
         }
@@ -95,6 +108,7 @@ impl Vfs {
     /// has a name after all. A reference cannot come back: those are taken by name.
     fn reap(&self, ino: Ino) -> Result<()> {
         loop {
+            self.settle(false)?;
             self.pool.begin(Intent::Shrink)?;
             let _stripe = self.pool.lock_exclusive(ino);
             match self.inode(ino)? {
@@ -152,6 +166,7 @@ impl Vfs {
     /// whoever wants to change the file helps.
     pub(super) fn drain(&self, ino: Ino) -> Result<()> {
         loop {
+            self.settle(false)?;
             self.pool.begin(Intent::Shrink)?;
             let _stripe = self.pool.lock_exclusive(ino);
             if !self.is_draining(ino) {

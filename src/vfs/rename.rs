@@ -1,7 +1,7 @@
 //! rename(2) and renameat2(2): moving, replacing and exchanging names.
 //!
-//! The namespace is held exclusively, so the tree stands still while it is checked; then one
-//! transaction holds both directories, the moved inode and what it replaced.
+//! The namespace is held exclusively, so the tree stands still while it is checked; one transaction
+//! holds both directories, the moved inode and what it replaced.
 
 use crate::format::{DentryRow, FileKind, Ino};
 use crate::pool::Intent;
@@ -10,7 +10,7 @@ use super::change::Change;
 use super::dir::{Found, Slot, is_dots};
 use super::error::{Result, VfsError};
 use super::filesystem::Vfs;
-use super::namei::check_old_name;
+use super::namei::{check_old_name, let_others_in};
 use super::orphan::Fate;
 use super::types::Caller;
 
@@ -68,14 +68,15 @@ impl Vfs {
             Intent::Shrink
         })?;
         if flags & libc::RENAME_EXCHANGE != 0 {
-            return self.exchange(from, to);
+            self.exchange(from, to)?;
+            return self.settle(true);
         }
         let replace = flags & libc::RENAME_NOREPLACE == 0;
         let whiteout = whiteout.then_some(caller);
-        match self.move_entry(from, to, replace, whiteout)? {
-            Some((ino, fate)) => self.after_drop(ino, fate),
-            None => Ok(()),
+        if let Some((ino, fate)) = self.move_entry(from, to, replace, whiteout)? {
+            self.after_drop(ino, fate)?;
         }
+        self.settle(true)
     }
 
     /// Moves `from` to `to` and says what became of the inode that was there.
@@ -86,7 +87,53 @@ impl Vfs {
         replace: bool,
         whiteout: Option<&Caller>,
     ) -> Result<Option<(Ino, Fate)>> {
-        let _namespace = self.namespace.write();
+        self.with_both(from, to, || self.move_locked(from, to, replace, whiteout))
+    }
+
+    /// Runs `work` with the namespace and the stripes of all that it may change.
+    fn with_both<T>(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let named = self.inodes_named(from, to)?;
+            let_others_in();
+            let mut inodes = vec![from.parent, to.parent, named.0];
+            inodes.extend(named.1);
+            let _stripes = self.pool.lock_exclusive_many(&inodes);
+            let _namespace = self.namespace.write();
+            // Else others came first, and other inodes have these names now.
+            if self.inodes_at(from, to)? == named {
+                return work();
+            }
+        }
+    }
+
+    /// The inodes that have the two names now; the second name may be free.
+    fn inodes_named(&self, from: Place<'_>, to: Place<'_>) -> Result<(Ino, Option<Ino>)> {
+        let _namespace = self.namespace.read();
+        self.inodes_at(from, to)
+    }
+
+    /// As [`Vfs::inodes_named`] for who holds the namespace.
+    fn inodes_at(&self, from: Place<'_>, to: Place<'_>) -> Result<(Ino, Option<Ino>)> {
+        let old = self.find(from.parent, from.name)?.ino;
+        Ok(match self.slot(to.parent, to.name)? {
+            Slot::Taken(target) => (old, Some(target.ino)),
+            Slot::Free(_) => (old, None),
+        })
+    }
+
+    /// Moves an entry. The caller holds the namespace and all stripes.
+    fn move_locked(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        replace: bool,
+        whiteout: Option<&Caller>,
+    ) -> Result<Option<(Ino, Fate)>> {
         let old = self.find(from.parent, from.name)?;
         self.directory(to.parent)?;
         let (cookie, target) = match self.slot(to.parent, to.name)? {
@@ -100,10 +147,6 @@ impl Vfs {
         if let Some(target) = &target {
             self.check_replace(&old, target)?;
         }
-        let mut inodes = vec![from.parent, to.parent, old.ino];
-        inodes.extend(target.as_ref().map(|target| target.ino));
-        let _stripes = self.pool.lock_exclusive_many(&inodes);
-
         let mut change = Change::new(self);
         match whiteout {
             Some(caller) => self.put_whiteout(&mut change, caller, from, &old)?,
@@ -128,7 +171,11 @@ impl Vfs {
 
     /// Exchanges two entries, which must both be there.
     fn exchange(&self, from: Place<'_>, to: Place<'_>) -> Result<()> {
-        let _namespace = self.namespace.write();
+        self.with_both(from, to, || self.exchange_locked(from, to))
+    }
+
+    /// Exchanges two entries. The caller holds the namespace and all stripes.
+    fn exchange_locked(&self, from: Place<'_>, to: Place<'_>) -> Result<()> {
         let a = self.find(from.parent, from.name)?;
         let b = self.find(to.parent, to.name)?;
         if a.ino == b.ino {
@@ -136,9 +183,6 @@ impl Vfs {
         }
         self.check_ancestry(&a, from.parent, to.parent)?;
         self.check_ancestry(&b, to.parent, from.parent)?;
-        let _stripes = self
-            .pool
-            .lock_exclusive_many(&[from.parent, to.parent, a.ino, b.ino]);
         let mut change = Change::new(self);
         change.put_entry(from.parent, a.cookie, &from.entry(b.ino, b.kind));
         change.put_entry(to.parent, b.cookie, &to.entry(a.ino, a.kind));

@@ -102,10 +102,18 @@ impl Vfs {
         }
         self.check_regular(ino)?;
         let end = check_end(offset, len)?;
-        let blocks = block_start(offset)..end.next_multiple_of(BLOCK_U64);
         if punching {
-            return self.zero(ino, offset, end, keep_size, true);
+            self.zero(ino, offset, end, keep_size, true)?;
+        } else {
+            self.allocate(ino, offset..end, keep_size, zeroing)?;
         }
+        self.settle(false)
+    }
+
+    /// Promises space to the range, after it was made to read as zeros if that is wanted.
+    fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool, zeroing: bool) -> Result<()> {
+        let (offset, end) = (range.start, range.end);
+        let blocks = block_start(offset)..end.next_multiple_of(BLOCK_U64);
         let without_data = || match zeroing {
             true => Ok(blocks.end - blocks.start),
             false => self.missing(ino, blocks.clone()),
@@ -208,6 +216,7 @@ impl Vfs {
             Intent::Store
         };
         loop {
+            self.settle(false)?;
             let _stripe = self.lock_content(ino, intent)?;
             let mut change = Change::new(self);
             let now = change.now;

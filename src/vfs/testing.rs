@@ -210,6 +210,19 @@ pub(super) fn power_cycled(vfs: TestVfs) -> TestVfs {
     mount(world, options, CommitMode::Always)
 }
 
+/// The filesystem after a power cut that lost whatever was not durable.
+pub(super) fn cut_off(vfs: TestVfs) -> TestVfs {
+    let TestVfs {
+        vfs,
+        world,
+        disks: _,
+    } = vfs;
+    let options = vfs.options;
+    drop(vfs);
+    world.power_cycle(PowerLoss::LoseAll);
+    mount(world, options, CommitMode::None)
+}
+
 /// Runs `operation` on what `vfs` holds now again and again, cutting the power at one more of the
 /// changes on disk each time, and has `check` look at what the next mount finds. Each transaction
 /// is durable at once, so all states between them occur. Errors of `operation` are expected.

@@ -167,6 +167,8 @@ pub struct VfsOptions {
     pub atime: AtimePolicy,
     /// Whether it does so for directories.
     pub diratime: bool,
+    /// Changes of names are durable when they are answered (mount option `dirsync`).
+    pub sync_names: bool,
     /// Bits of the name hash that are used, at most 55. Only tests have less, so that names
     /// collide.
     pub name_hash_bits: u32,
@@ -178,6 +180,7 @@ impl Default for VfsOptions {
             kernel_keeps_times: false,
             atime: AtimePolicy::Relative,
             diratime: true,
+            sync_names: false,
             name_hash_bits: NAME_HASH_BITS,
         }
     }

@@ -105,7 +105,8 @@ impl Vfs {
             true if flags & CREATE != 0 => Err(VfsError::Exists),
             false if flags & REPLACE != 0 => Err(VfsError::NoData),
             _ => Ok(Some(stored)),
-        })
+        })?;
+        self.settle(false)
     }
 
     /// Removes an attribute.
@@ -121,7 +122,8 @@ impl Vfs {
         self.change_attribute(ino, name, |exists| match exists {
             true => Ok(None),
             false => Err(VfsError::NoData),
-        })
+        })?;
+        self.settle(false)
     }
 
     /// Whether the caller may change an attribute of that name at all.

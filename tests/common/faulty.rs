@@ -59,6 +59,9 @@ struct Switches {
     full: bool,
     slow_reads: Duration,
     hang_reads: bool,
+    hang_writes: bool,
+    /// Syncs of files whose path ends like this hang.
+    hang_syncs: Option<String>,
     hang_all: bool,
     /// Requests that hang now.
     hanging: usize,
@@ -82,7 +85,25 @@ impl Panel {
     fn holds(&self, kind: Kind) -> bool {
         let now = self.switches.lock();
         let read = kind == Kind::Read;
-        now.hang_all || read && (now.hang_reads || !now.slow_reads.is_zero())
+        let sync = kind == Kind::Sync;
+        now.hang_all
+            || read && (now.hang_reads || !now.slow_reads.is_zero())
+            || sync && now.hang_syncs.is_some()
+            || kind == Kind::Write && now.hang_writes
+    }
+
+    /// Holds a sync of the file with that path up as long as the switches say.
+    fn hold_sync(&self, path: &Path) {
+        let mut now = self.switches.lock();
+        let hangs = |now: &Switches| {
+            let end = now.hang_syncs.as_deref();
+            end.is_some_and(|end| path.to_string_lossy().ends_with(end))
+        };
+        now.hanging += 1;
+        while hangs(&now) {
+            self.changed.wait(&mut now);
+        }
+        now.hanging -= 1;
     }
 
     /// Holds the request up as long as the switches say, then says what becomes of it.
@@ -96,7 +117,10 @@ impl Panel {
             }
         }
         now.hanging += 1;
-        while now.hang_all || kind == Kind::Read && now.hang_reads {
+        while now.hang_all
+            || kind == Kind::Read && now.hang_reads
+            || kind == Kind::Write && now.hang_writes
+        {
             self.changed.wait(&mut now);
         }
         now.hanging -= 1;
@@ -133,6 +157,8 @@ impl Drop for Hang {
         self.panel.set(|now| {
             now.hang_all = false;
             now.hang_reads = false;
+            now.hang_syncs = None;
+            now.hang_writes = false;
         });
     }
 }
@@ -215,6 +241,22 @@ impl Faulty {
         }
     }
 
+    /// Writes to files hang; everything else works.
+    pub(crate) fn hang_writes(&self) -> Hang {
+        self.panel.set(|now| now.hang_writes = true);
+        Hang {
+            panel: Arc::clone(&self.panel),
+        }
+    }
+
+    /// Syncs of files whose path ends like that hang; everything else works.
+    pub(crate) fn hang_syncs(&self, end: &str) -> Hang {
+        self.panel.set(|now| now.hang_syncs = Some(end.to_owned()));
+        Hang {
+            panel: Arc::clone(&self.panel),
+        }
+    }
+
     /// Every request hangs, also lookups, opens and stat.
     pub(crate) fn hang_all(&self) -> Hang {
         self.panel.set(|now| now.hang_all = true);
@@ -244,6 +286,8 @@ impl Faulty {
         self.panel.set(|now| {
             now.hang_all = false;
             now.hang_reads = false;
+            now.hang_syncs = None;
+            now.hang_writes = false;
         });
         let _ = session.join();
     }
@@ -739,7 +783,12 @@ impl Filesystem for Passthrough {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        let work = move |fs: &Server| fs.file(handle)?.sync_data().map_err(failed);
+        let work = move |fs: &Server| {
+            let file = fs.file(handle)?;
+            let path = fs::read_link(link_to(&file.as_raw_fd())).map_err(failed)?;
+            fs.panel.hold_sync(&path);
+            file.sync_data().map_err(failed)
+        };
         self.serve(Kind::Sync, work, done(reply));
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod content;
 pub(crate) mod disk;
 pub(crate) mod faulty;
 pub(crate) mod media;
+pub(crate) mod scenario;
 pub(crate) mod status;
 
 use std::ffi::{CString, OsStr};

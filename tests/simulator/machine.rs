@@ -216,6 +216,7 @@ impl Machine {
         let pool = Arc::new(pool);
         let options = VfsOptions {
             kernel_keeps_times: self.config.kernel_keeps_times,
+            sync_names: false,
             name_hash_bits: self.config.hash_bits,
             ..VfsOptions::default()
         };

@@ -4,8 +4,8 @@ use nix::errno::Errno;
 
 use crate::format::Ino;
 use crate::vfs::testing::{
-    BLOCK, ROOT, check, content, crash_sweep, dir, file, fragmented, killed, names, records,
-    test_vfs, truncate,
+    BLOCK, ROOT, check, content, crash_sweep, cut_off, dir, file, fragmented, killed, names,
+    records, test_vfs, truncate,
 };
 use crate::vfs::{SetAttr, Vfs};
 
@@ -253,5 +253,26 @@ fn each_operation_is_one_transaction() {
     vfs.mkdir(&ROOT, b, b"g", 0).unwrap_err();
     vfs.write(f, u64::MAX, b"x", false).unwrap_err();
     assert_eq!(records(&vfs), last, "an error changes nothing");
+    check(&vfs);
+}
+
+#[test]
+fn a_number_that_a_crash_took_back_is_not_given_out_again() {
+    let mut given = std::collections::BTreeSet::new();
+    let mut vfs = test_vfs();
+    for crash in 0..4 {
+        // Some of them are on no disk, some in the journal, some in the index.
+        for number in 0..3 {
+            let name = format!("{crash} {number}");
+            assert!(given.insert(file(&vfs, TOP, &name)), "{name}");
+            match number {
+                0 if crash == 1 => vfs.pool.checkpoint().unwrap(),
+                0 if crash == 2 => vfs.pool.sync().unwrap(),
+                _ => {}
+            }
+        }
+        vfs = cut_off(vfs);
+        assert!(!names(&vfs, TOP).contains(&format!("{crash} 2")));
+    }
     check(&vfs);
 }

@@ -11,3 +11,4 @@ mod names;
 mod promises;
 mod random_content;
 mod random_names;
+mod threads;
