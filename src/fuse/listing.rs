@@ -75,7 +75,7 @@ fn add_plus(vfs: &Vfs, entry: &Entry, reply: &mut ReplyDirectoryPlus, reap: &dyn
             (
                 convert::file_attr(&attr),
                 convert::generation(&attr),
-                lifetime(attr.ino),
+                lifetime(&attr),
             )
         }
         Err(error) if gone(error.errno()) && !vfs::is_control(entry.ino) => return true,

@@ -11,19 +11,24 @@ use fuser::{
 };
 
 use super::convert;
-use crate::format::Ino;
+use crate::format::{FileKind, Ino};
 use crate::vfs::{self, Attr, Operation, Vfs, VfsError};
 
 /// How long the kernel may believe what we told it. It makes every change itself, so this bounds
 /// nothing but our own mistakes.
 const CACHED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Of a directory. The kernel discards what was told of a file while that changed, but not what was
+/// told of a directory in which a name changed meanwhile: this bounds how long it is believed.
+const CACHED_DIRECTORY: Duration = Duration::from_secs(1);
 /// For what changes without the kernel: the control directory.
 pub(super) const NOT_CACHED: Duration = Duration::ZERO;
 
 /// How long name and attributes of an inode may be cached.
-pub(super) fn lifetime(ino: Ino) -> Duration {
-    if vfs::is_control(ino) {
+pub(super) fn lifetime(attr: &Attr) -> Duration {
+    if vfs::is_control(attr.ino) {
         NOT_CACHED
+    } else if attr.kind == FileKind::Directory {
+        CACHED_DIRECTORY
     } else {
         CACHED
     }
@@ -125,7 +130,7 @@ pub(super) fn empty(context: Context, result: vfs::Result<()>, reply: ReplyEmpty
 
 pub(super) fn attr(context: Context, result: vfs::Result<Attr>, reply: ReplyAttr) {
     match result {
-        Ok(attr) => reply.attr(&lifetime(attr.ino), &convert::file_attr(&attr)),
+        Ok(attr) => reply.attr(&lifetime(&attr), &convert::file_attr(&attr)),
         Err(error) => reply.fail(context, &error),
     }
 }
@@ -154,7 +159,7 @@ pub(super) fn written(context: Context, result: vfs::Result<u64>, reply: ReplyWr
 pub(super) fn entry(context: Context, result: vfs::Result<Attr>, reply: ReplyEntry) {
     match result {
         Ok(attr) => reply.entry(
-            &lifetime(attr.ino),
+            &lifetime(&attr),
             &convert::file_attr(&attr),
             convert::generation(&attr),
         ),
