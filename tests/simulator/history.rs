@@ -576,8 +576,8 @@ impl History {
         self.check_each_alone()
     }
 
-    pub(crate) const fn states_since_mount(&self) -> usize {
-        self.states.len()
+    pub(crate) fn changed_since_mount(&self) -> bool {
+        self.states.iter().any(|state| *state != self.states[0])
     }
 
     /// Sets the clock to a time after all others.

@@ -164,7 +164,8 @@ impl History {
 
     /// Whether this mount has written anything: those that were away are behind then.
     fn wrote(&self) -> bool {
-        self.states_since_mount() > 1
+        let announced = self.machine.mounted.is_some() && self.machine.pool().is_active();
+        announced || self.changed_since_mount()
     }
 
     /// The process is about to end: what its mirrors are is remembered.
