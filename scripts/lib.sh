@@ -79,6 +79,11 @@ drop_caches() {
     echo 3 >/proc/sys/vm/drop_caches
 }
 
+# What is preloaded into fsx, as a file in that directory.
+build_fsx_preload() {
+    cc -shared -fPIC -O1 -Wall -Werror -o "$1/fsx-preload.so" "$ROOT/scripts/fsx-preload.c" -ldl
+}
+
 # Configuration of fsx with every operation it knows.
 # fsx_config WITHOUT_MSYNC
 fsx_config() {
@@ -86,6 +91,8 @@ fsx_config() {
 flen = 1048576
 nomsyncafterwrite = $1
 [opsize]
+# Nothing at all is an error for posix_fallocate(3).
+min = 1
 max = 131072
 [weights]
 close_open = 1

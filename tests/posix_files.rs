@@ -387,6 +387,22 @@ fn data_and_holes_are_told_also_of_what_is_not_written_out() {
     }
 }
 
+/// While a file is open the kernel answers without what it has not written back, and asks nobody.
+#[test]
+fn the_blocks_of_a_file_count_all_of_its_data_once_it_is_closed() {
+    let pool = mounted();
+    let path = pool.mnt().join("closed");
+    let file = rw(&path);
+    for (mib, kib, total_kib) in [(0, 64, 64), (1, 4, 68), (2, 300, 368)] {
+        let bytes = vec![7; kib << 10];
+        file.write_all_at(&bytes, mib << 20).expect("write");
+        // What close(2) does, with the file kept for the next round.
+        drop(file.try_clone().expect("dup"));
+        let blocks = fs::metadata(&path).expect("stat").blocks();
+        assert_eq!(blocks, total_kib << 1, "after {kib} KiB at {mib} MiB");
+    }
+}
+
 #[test]
 fn files_reach_up_to_the_largest_offset() {
     let mut pool = mounted();

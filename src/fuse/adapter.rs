@@ -1,9 +1,7 @@
 //! Translation of each FUSE request into one [`Vfs`] call and its reply.
 //!
-//! Invariants:
+//! Where each is worked on is `workers`' to tell. Invariants:
 //! - every reply that carries an entry hands the kernel exactly one reference that the vfs counted;
-//! - nothing that waits for a sync runs on an event loop, and at least one of them is never in a
-//!   change: what only reads is answered whatever the changes wait for;
 //! - a panic ends the process. Going on with half an operation in memory could end on disk; a crash
 //!   is a prefix of history that the next mount recovers, and applications see that it happened.
 //!
@@ -16,7 +14,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -28,14 +25,14 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::blocking::Blocking;
 use super::convert;
 use super::listing;
-use super::privilege;
 use super::reply::{self, Context, Fail};
 use super::seek::{self, Target};
+use super::set_id::{Cause, SetId};
+use super::workers::Workers;
 use crate::format::Ino;
-use crate::vfs::{self, AclKind, Caller, SetAttr, Vfs, VfsError};
+use crate::vfs::{self, AclKind, Attr, Caller, SetAttr, Vfs, VfsError};
 
 /// Largest read, write and readahead request in bytes.
 const MAX_REQUEST: u32 = 1 << 20;
@@ -43,10 +40,6 @@ const MAX_REQUEST: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// Threads for changes beside the event loops: as many as the kernel sends writes at a time.
 const CHANGE_THREADS: usize = MAX_BACKGROUND as usize;
-/// Threads that may wait for a sync at the same time.
-const SYNC_THREADS: usize = 32;
-/// Threads that may wait for the ledger at the same time.
-const REPORT_THREADS: usize = 2;
 /// Most bytes that one `copy_file_range` request copies; the kernel or its caller asks again.
 const MAX_COPY: u64 = 1 << 30;
 
@@ -76,15 +69,7 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
 /// The filesystem as fuser sees it.
 pub(super) struct Adapter {
     vfs: Arc<Vfs>,
-    /// Runs what waits for a sync. Dropped with the adapter, after which nothing is under way.
-    blocking: Blocking,
-    /// Runs the changes for which no event loop can be spared.
-    changes: Blocking,
-    /// Changes that event loops are in, and how many of these may be.
-    changing: AtomicUsize,
-    inline_changes: usize,
-    /// Makes reports that wait for a disk.
-    reports: Blocking,
+    workers: Workers,
     /// What is asked of the kernel.
     wanted: InitFlags,
     /// What it can do of that.
@@ -101,14 +86,9 @@ impl Adapter {
         event_loops: usize,
         acl: bool,
     ) -> Adapter {
-        let blocking = Blocking::new(SYNC_THREADS);
         Adapter {
+            workers: Workers::new(Arc::clone(&vfs), event_loops, CHANGE_THREADS),
             vfs,
-            blocking,
-            changes: Blocking::new(CHANGE_THREADS),
-            changing: AtomicUsize::new(0),
-            inline_changes: event_loops.saturating_sub(1),
-            reports: Blocking::new(REPORT_THREADS),
             wanted: if acl {
                 WANTED | InitFlags::FUSE_POSIX_ACL
             } else {
@@ -119,37 +99,65 @@ impl Adapter {
         }
     }
 
-    /// Runs a change here, or on a thread beside the event loops: a change may wait for every
-    /// mirror, for room in the journal, or for its own durability, however long that takes.
-    fn change(&self, names: bool, work: impl FnOnce(&Vfs) + Send + 'static) {
-        if let Some(_place) = self.place_for_change(names) {
-            work(&self.vfs);
-        } else {
-            let vfs = Arc::clone(&self.vfs);
-            self.changes.run(move || work(&vfs));
-        }
+    /// Makes an inode with a name.
+    fn make(
+        &self,
+        operation: &'static str,
+        parent: INodeNo,
+        reply: ReplyEntry,
+        work: impl FnOnce(&Vfs, Ino) -> vfs::Result<Attr> + Send + 'static,
+    ) {
+        let parent = convert::ino(parent);
+        let context = Context(operation, parent);
+        self.workers.change(context, true, move |vfs| {
+            reply::entry(context, work(vfs, parent), reply);
+        });
     }
 
-    /// A change's place on this event loop, if it can be spared.
-    fn place_for_change(&self, names: bool) -> Option<Place<'_>> {
-        let before = self.changing.fetch_add(1, Ordering::AcqRel);
-        let place = Place(&self.changing);
-        (before < self.inline_changes && !self.vfs.waits_for_syncs(names)).then_some(place)
+    /// Takes a name away, or changes it.
+    fn change_name(
+        &self,
+        operation: &'static str,
+        parent: INodeNo,
+        reply: ReplyEmpty,
+        work: impl FnOnce(&Vfs, Ino) -> vfs::Result<()> + Send + 'static,
+    ) {
+        let parent = convert::ino(parent);
+        let context = Context(operation, parent);
+        self.workers.change(context, true, move |vfs| {
+            reply::empty(context, work(vfs, parent), reply);
+        });
+    }
+
+    fn set_id<'a>(&'a self, request: &'a Request) -> SetId<'a> {
+        SetId {
+            vfs: &self.vfs,
+            request,
+            ours: self.granted.contains(InitFlags::FUSE_HANDLE_KILLPRIV_V2),
+        }
     }
 
     /// Notes that an inode was read.
     fn accessed(&self, ino: Ino) {
         if self.vfs.accessed(ino) {
-            let vfs = Arc::clone(&self.vfs);
-            self.blocking.run(move || vfs.store_atimes());
+            let context = Context("setattr", ino);
+            self.workers.wait(context, Vfs::store_atimes);
         }
     }
 
     /// Deletes an inode that nobody refers to any more.
     fn reap(&self, ino: Ino) {
-        self.change(false, move |vfs| {
-            let _guard = Context("forget", ino).guard(vfs);
-            vfs.reap_forgotten(ino);
+        let context = Context("forget", ino);
+        self.workers
+            .change(context, false, move |vfs| vfs.reap_forgotten(ino));
+    }
+
+    /// Leaves the event loop and syncs.
+    fn sync(&self, operation: &'static str, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
+        let ino = convert::ino(ino);
+        let context = Context(operation, ino);
+        self.workers.wait(context, move |vfs| {
+            reply::empty(context, vfs.fsync(ino, data_only), reply);
         });
     }
 
@@ -160,15 +168,6 @@ impl Adapter {
         } else {
             reply.opened(FileHandle(0), flags);
         }
-    }
-}
-
-/// Counts an event loop that is in a change.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -212,9 +211,8 @@ impl Filesystem for Adapter {
         let context = Context("lookup", parent);
         let _guard = context.guard(&self.vfs);
         if vfs::is_control(parent) && vfs::waits_for_a_disk(name.as_bytes()) {
-            let (vfs, name) = (Arc::clone(&self.vfs), name.to_owned());
-            return self.reports.run(move || {
-                let _guard = context.guard(&vfs);
+            let name = name.to_owned();
+            return self.workers.report(context, move |vfs| {
                 reply::entry(context, vfs.lookup(parent, name.as_bytes()), reply);
             });
         }
@@ -240,14 +238,16 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let ino = convert::ino(ino);
-        let guard = Context("forget", ino).guard(&self.vfs);
+        let context = Context("forget", ino);
+        let guard = context.guard(&self.vfs);
         let last = self.vfs.release(ino, count);
         let read = self.vfs.has_atime(ino);
         drop(guard);
         if last {
             self.reap(ino);
         } else if read {
-            self.change(false, move |vfs| vfs.store_atime(ino));
+            self.workers
+                .change(context, false, move |vfs| vfs.store_atime(ino));
         }
     }
 
@@ -299,13 +299,12 @@ impl Filesystem for Adapter {
         } else {
             Cause::Other
         };
-        if let Err(error) = self.must_clear(request, ino, cause, &mut change) {
+        if let Err(error) = self.set_id(request).must_clear(ino, cause, &mut change) {
             return reply.fail(context, &error);
         }
         let caller = caller(request, 0);
         drop(guard);
-        self.change(false, move |vfs| {
-            let _guard = context.guard(vfs);
+        self.workers.change(context, false, move |vfs| {
             reply::attr(context, vfs.setattr(&caller, ino, &change), reply);
         });
     }
@@ -333,16 +332,9 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let parent = convert::ino(parent);
-        let context = Context("mknod", parent);
         let (caller, name) = (caller(request, umask), name.as_bytes().to_vec());
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            reply::entry(
-                context,
-                vfs.mknod(&caller, parent, &name, mode, rdev),
-                reply,
-            );
+        self.make("mknod", parent, reply, move |vfs, parent| {
+            vfs.mknod(&caller, parent, &name, mode, rdev)
         });
     }
 
@@ -355,32 +347,23 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let parent = convert::ino(parent);
-        let context = Context("mkdir", parent);
         let (caller, name) = (caller(request, umask), name.as_bytes().to_vec());
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            reply::entry(context, vfs.mkdir(&caller, parent, &name, mode), reply);
+        self.make("mkdir", parent, reply, move |vfs, parent| {
+            vfs.mkdir(&caller, parent, &name, mode)
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let parent = convert::ino(parent);
-        let context = Context("unlink", parent);
         let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            reply::empty(context, vfs.unlink(&caller, parent, &name), reply);
+        self.change_name("unlink", parent, reply, move |vfs, parent| {
+            vfs.unlink(&caller, parent, &name)
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let parent = convert::ino(parent);
-        let context = Context("rmdir", parent);
         let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            reply::empty(context, vfs.rmdir(&caller, parent, &name), reply);
+        self.change_name("rmdir", parent, reply, move |vfs, parent| {
+            vfs.rmdir(&caller, parent, &name)
         });
     }
 
@@ -392,13 +375,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let parent = convert::ino(parent);
-        let context = Context("symlink", parent);
         let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            reply::entry(context, vfs.symlink(&caller, parent, &name, &target), reply);
+        self.make("symlink", parent, reply, move |vfs, parent| {
+            vfs.symlink(&caller, parent, &name, &target)
         });
     }
 
@@ -412,14 +392,11 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (parent, new_parent) = (convert::ino(parent), convert::ino(new_parent));
-        let context = Context("rename", parent);
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         let (caller, flags) = (caller(request, 0), flags.bits());
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            let result = vfs.rename(&caller, parent, &name, new_parent, &new_name, flags);
-            reply::empty(context, result, reply);
+        let new_parent = convert::ino(new_parent);
+        self.change_name("rename", parent, reply, move |vfs, parent| {
+            vfs.rename(&caller, parent, &name, new_parent, &new_name, flags)
         });
     }
 
@@ -431,12 +408,10 @@ impl Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (ino, new_parent) = (convert::ino(ino), convert::ino(new_parent));
-        let context = Context("link", ino);
         let (caller, name) = (caller(request, 0), new_name.as_bytes().to_vec());
-        self.change(true, move |vfs| {
-            let _guard = context.guard(vfs);
-            reply::entry(context, vfs.link(&caller, ino, new_parent, &name), reply);
+        let new_parent = convert::ino(new_parent);
+        self.make("link", ino, reply, move |vfs, ino| {
+            vfs.link(&caller, ino, new_parent, &name)
         });
     }
 
@@ -507,21 +482,15 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("write", ino);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        // Here, while the caller waits and can be looked at.
-        let clear = if kill {
-            self.clearing_group(request, ino)
-        } else {
-            Ok(SetAttr::default())
-        };
-        let clear = match clear {
-            Ok(clear) => clear,
+        let clearing = match self.set_id(request).by_write(ino, kill) {
+            Ok(clearing) => clearing,
             Err(error) => return reply.fail(context, &error),
         };
         let caller = caller(request, 0);
         let cached = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let write = move |vfs: &Vfs, data: &[u8], reply: ReplyWrite| {
-            let _guard = context.guard(vfs);
-            let mut result = clear_set_id(vfs, &caller, ino, &clear)
+            let mut result = clearing
+                .carry_out(vfs, &caller, ino)
                 .and_then(|()| vfs.write(ino, offset, data, kill));
             if let Err(error) = &result
                 && cached
@@ -532,12 +501,14 @@ impl Filesystem for Adapter {
             }
             reply::written(context, result.map(|len| len as u64), reply);
         };
-        // As `change`, but the data is copied only where it has to be.
-        if let Some(_place) = self.place_for_change(false) {
+        // As any change, but the data is copied only where it has to be.
+        if let Some(_place) = self.workers.place_for_change(false) {
+            let _guard = context.guard(&self.vfs);
             write(&self.vfs, data, reply);
         } else {
-            let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
-            self.changes.run(move || write(&vfs, &data, reply));
+            let data = data.to_vec();
+            self.workers
+                .change_elsewhere(context, move |vfs| write(vfs, &data, reply));
         }
     }
 
@@ -664,15 +635,18 @@ impl Filesystem for Adapter {
         let context = Context("setxattr", ino);
         let (caller, flags) = (caller(request, 0), flags.cast_unsigned());
         let acl = match AclKind::of(name.as_bytes()) {
-            Some(kind) => match self.acl_change(request, ino) {
+            // Storing what nobody enforces would be a lie.
+            Some(_) if !self.granted.contains(InitFlags::FUSE_POSIX_ACL) => {
+                return reply.fail(context, &VfsError::NotSupported);
+            }
+            Some(kind) => match self.set_id(request).goes_with_acl(ino) {
                 Ok(kill_set_gid) => Some((kind, kill_set_gid)),
                 Err(error) => return reply.fail(context, &error),
             },
             None => None,
         };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        self.change(false, move |vfs| {
-            let _guard = context.guard(vfs);
+        self.workers.change(context, false, move |vfs| {
             let result = match acl {
                 Some((kind, kill_set_gid)) => vfs.set_acl(ino, kind, &value, kill_set_gid),
                 None => vfs.setxattr(&caller, ino, &name, &value, flags),
@@ -712,8 +686,7 @@ impl Filesystem for Adapter {
         let ino = convert::ino(ino);
         let context = Context("removexattr", ino);
         let (caller, name) = (caller(request, 0), name.as_bytes().to_vec());
-        self.change(false, move |vfs| {
-            let _guard = context.guard(vfs);
+        self.workers.change(context, false, move |vfs| {
             reply::empty(context, vfs.removexattr(&caller, ino, &name), reply);
         });
     }
@@ -730,14 +703,12 @@ impl Filesystem for Adapter {
     ) {
         let ino = convert::ino(ino);
         let context = Context("fallocate", ino);
-        let clear = self.clearing(request, ino);
+        let clearing = self.set_id(request).by_content(ino);
         let caller = caller(request, 0);
-        let vfs = Arc::clone(&self.vfs);
         // It may wait for space that is about to come back.
-        self.blocking.run(move || {
-            let _guard = context.guard(&vfs);
-            let result = clear
-                .and_then(|clear| clear_set_id(&vfs, &caller, ino, &clear))
+        self.workers.wait(context, move |vfs| {
+            let result = clearing
+                .and_then(|clearing| clearing.carry_out(vfs, &caller, ino))
                 .and_then(|()| vfs.fallocate(ino, offset, length, mode));
             reply::empty(context, result, reply);
         });
@@ -766,9 +737,8 @@ impl Filesystem for Adapter {
             return reply::offset(context, answer, reply);
         };
         // Not here: the kernel's writes in answer to the notification come to the event loops.
-        let (vfs, notifier) = (Arc::clone(&self.vfs), Arc::clone(&self.notifier));
-        self.blocking.run(move || {
-            let _guard = context.guard(&vfs);
+        let notifier = Arc::clone(&self.notifier);
+        self.workers.wait(context, move |vfs| {
             seek::write_out(&notifier, ino, doubtful);
             reply::offset(context, vfs.lseek(ino, offset, target.whence()), reply);
         });
@@ -789,14 +759,12 @@ impl Filesystem for Adapter {
     ) {
         let (from, to) = (convert::ino(ino_in), convert::ino(ino_out));
         let context = Context("copy_file_range", from);
-        let clear = self.clearing(request, to);
+        let clearing = self.set_id(request).by_content(to);
         let caller = caller(request, 0);
-        let vfs = Arc::clone(&self.vfs);
         // Up to a gigabyte may have to be read and written.
-        self.blocking.run(move || {
-            let _guard = context.guard(&vfs);
-            let result = clear
-                .and_then(|clear| clear_set_id(&vfs, &caller, to, &clear))
+        self.workers.wait(context, move |vfs| {
+            let result = clearing
+                .and_then(|clearing| clearing.carry_out(vfs, &caller, to))
                 .and_then(|()| vfs.copy_range(from, offset_in, to, offset_out, len.min(MAX_COPY)));
             reply::written(context, result, reply);
         });
@@ -831,94 +799,4 @@ impl Filesystem for Adapter {
     ) {
         reply.error(Errno::ENOSYS);
     }
-}
-
-impl Adapter {
-    /// Leaves the event loop and syncs.
-    fn sync(&self, operation: &'static str, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
-        let ino = convert::ino(ino);
-        let context = Context(operation, ino);
-        let vfs = Arc::clone(&self.vfs);
-        self.blocking.run(move || {
-            let _guard = context.guard(&vfs);
-            reply::empty(context, vfs.fsync(ino, data_only), reply);
-        });
-    }
-
-    /// Whether set-group-ID goes when this caller sets an ACL.
-    fn acl_change(&self, request: &Request, ino: Ino) -> vfs::Result<bool> {
-        if !self.granted.contains(InitFlags::FUSE_POSIX_ACL) {
-            // Storing what nobody enforces would be a lie.
-            return Err(VfsError::NotSupported);
-        }
-        // The kernel holds the inode's lock from its checks to our answer: no chown comes between.
-        let attr = self.vfs.getattr(ino)?;
-        Ok(privilege::has_set_gid(&attr) && !privilege::is_member(request, attr.gid))
-    }
-
-    /// Notes in `change` whether it must clear set-user-ID and set-group-ID.
-    fn must_clear(
-        &self,
-        request: &Request,
-        ino: Ino,
-        cause: Cause,
-        change: &mut SetAttr,
-    ) -> vfs::Result<()> {
-        // Without HANDLE_KILLPRIV_V2 the kernel sends changes of mode of its own.
-        if cause == Cause::Other || !self.granted.contains(InitFlags::FUSE_HANDLE_KILLPRIV_V2) {
-            return Ok(());
-        }
-        let attr = self.vfs.getattr(ino)?;
-        if !privilege::has_set_id(&attr) {
-            return Ok(());
-        }
-        change.kill_suid = cause == Cause::Owner || !privilege::may_keep_set_id(request.pid());
-        change.kill_sgid = change.kill_suid
-            && privilege::has_bare_set_gid(&attr)
-            && !privilege::is_member(request, attr.gid);
-        // Of chown(2) that names nobody the kernel has checked nothing, since it left this to us.
-        let takes = privilege::has_program_id(&attr) || change.kill_sgid;
-        if takes && change.is_empty_chown() && !privilege::is_owner(request, attr.uid) {
-            return Err(VfsError::NotPermitted);
-        }
-        Ok(())
-    }
-
-    /// What `fallocate` and `copy_file_range` have to do with the bits, as the kernel asks for with
-    /// a write: it drops its own attempt to clear them under HANDLE_KILLPRIV_V2, but does not mark
-    /// these two.
-    fn clearing(&self, request: &Request, ino: Ino) -> vfs::Result<SetAttr> {
-        let _guard = Context("setattr", ino).guard(&self.vfs);
-        let mut change = SetAttr::default();
-        self.must_clear(request, ino, Cause::Content, &mut change)?;
-        Ok(change)
-    }
-
-    /// The rest of that for a write that the kernel marked: it knows nothing of the group.
-    fn clearing_group(&self, request: &Request, ino: Ino) -> vfs::Result<SetAttr> {
-        let attr = self.vfs.getattr(ino)?;
-        if privilege::has_bare_set_gid(&attr) {
-            self.clearing(request, ino)
-        } else {
-            Ok(SetAttr::default())
-        }
-    }
-}
-
-/// Why set-user-ID and set-group-ID might have to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    /// The owner or group is set, if only to what it was.
-    Owner,
-    /// Content or size changes.
-    Content,
-    Other,
-}
-
-/// Clears what [`Adapter::clearing`] found.
-fn clear_set_id(vfs: &Vfs, caller: &Caller, ino: Ino, clear: &SetAttr) -> vfs::Result<()> {
-    if clear.kill_suid {
-        vfs.setattr(caller, ino, clear)?;
-    }
-    Ok(())
 }

@@ -11,12 +11,12 @@
 //!   which saves the `release` that an answered `create` would bring.
 //! - `flush` is answered ENOSYS once. The kernel still writes a file's dirty pages out at close.
 //! - Names and attributes, also the absence of a name, are cached by the kernel for a day: it sees
-//!   every change because it makes every change. The control directory is the exception; see
-//!   `adapter`.
+//!   every change because it makes every change. Directories are for a second, see `reply`, and the
+//!   control directory not at all, see `adapter`.
 //!
 //! `session` mounts, negotiates, runs the event loops and unmounts. Whatever waits for a disk to
-//! sync leaves the event loop for `blocking`: with as few loops as processors, two fsyncs in the
-//! loops would stop everybody else.
+//! sync leaves the event loop for one of the `workers`: with as few loops as processors, two fsyncs
+//! in the loops would stop everybody else.
 
 mod adapter;
 mod blocking;
@@ -26,5 +26,7 @@ mod privilege;
 mod reply;
 mod seek;
 mod session;
+mod set_id;
+mod workers;
 
 pub use session::{MountError, MountRequest, Mounted, SUBTYPE, unmount};
