@@ -26,7 +26,7 @@ use nix::fcntl::{
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use parking_lot::Mutex;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::{Backing, FileName, Space};
 use crate::format::SegmentNo;

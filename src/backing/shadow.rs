@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::{Backing, FileName, Space};
 use crate::format::{BLOCK, BLOCK_U64, SegmentNo};

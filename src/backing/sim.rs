@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use tracing_mutex::parkinglot::{Mutex, MutexGuard};
 
 use super::{Backing, FileName, Space};
 use crate::format::SegmentNo;

@@ -6,9 +6,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
 use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
 use thiserror::Error;
+use tracing_mutex::parkinglot::RwLock;
 
 use super::overlay::{Overlay, Rows};
 use super::pages::{Backend, PageStore};

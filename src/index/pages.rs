@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use tracing_mutex::parkinglot::RwLock;
 
 use super::sums::SumsTable;
 use crate::backing::FileName;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use tracing_mutex::parkinglot::Mutex;
 
 use crate::backing::FileName;
 use crate::format::{Framing, JournalRef, Lsn, Record};

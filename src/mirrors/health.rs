@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::set::{Attached, Counters, Mirror, MirrorSet, MirrorState};
 use crate::backing::FileName;

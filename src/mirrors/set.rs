@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use tracing_mutex::parkinglot::{Mutex, RwLock};
 
 use super::health::Health;
 use super::membership::Membership;

@@ -7,7 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Condvar;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::commit::{Intent, Pool};
 use super::error::{PoolError, Result};
@@ -47,7 +48,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Checkpointing {
     state: Mutex<State>,
-    signal: Mutex<Signal>,
+    signal: parking_lot::Mutex<Signal>,
     changed: Condvar,
 }
 
@@ -74,7 +75,7 @@ impl Checkpointing {
                 generation: done.generation,
                 running: None,
             }),
-            signal: Mutex::new(Signal {
+            signal: parking_lot::Mutex::new(Signal {
                 lsn: done.lsn.0,
                 ..Signal::default()
             }),

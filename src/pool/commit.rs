@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Condvar;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::checkpoint::Checkpointing;
 use super::data::Room;
@@ -79,7 +80,7 @@ impl Committed {
 
 #[derive(Debug, Default)]
 struct GroupCommit {
-    leader: Mutex<bool>,
+    leader: parking_lot::Mutex<bool>,
     done: Condvar,
 }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tracing_mutex::parkinglot::Mutex;
 
 use crate::format::{BLOCK_U64, Ino, SegmentNo};
 use crate::ledger::Change;

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tracing_mutex::parkinglot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::format::Ino;
 

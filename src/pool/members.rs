@@ -296,10 +296,11 @@ impl Pool {
         if aside {
             newcomer.backing.set_aside().map_err(failed)?;
         }
+        // Not while it is attached: whoever makes a segment may have to take a mirror out.
+        let next = self.segments.next_segment();
         let prepare = |backing: &dyn Backing| {
             lay_out_empty(backing)?;
             // Of a history that nobody knows any more.
-            let next = self.segments.next_segment();
             let newer = backing.segments()?.into_iter().filter(|own| *own >= next);
             for segment in newer {
                 backing.remove(FileName::Segment(segment))?;

@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tracing_mutex::parkinglot::Mutex;
 
 use super::commit::Pool;
 use super::error::PoolError;

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
+use tracing_mutex::parkinglot::Mutex;
 
 use crate::format::{FileKind, Ino, InodeRow, Timestamp};
 use crate::pool::Intent;

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use tracing_mutex::parkinglot::{Mutex, RwLock};
 
 use crate::format::{BLOCK, BLOCK_U64, FileKind, FormatError, Ino, InodeRow, NAME_MAX};
 use crate::pool::{CommitMode, Intent, Pool};

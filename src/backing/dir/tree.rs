@@ -15,7 +15,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use parking_lot::Mutex;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::super::FileName;
 use super::handle::{Handle, Handles, Waits};
