@@ -3,21 +3,25 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::content::{FileSet, Rng, TestFile};
 use common::faulty::{Faulty, Hang};
-use common::{Pool, scratch, wait_for};
+use common::{Pool, mendfs, scratch, text, wait_for};
 use mendfs::mirrors::READ_DEADLINE;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// Longest wait for something that takes no time.
 const SOON: Duration = Duration::from_secs(20);
+/// Time in which there is a checkpoint, if anything is written.
+const CHECKPOINTED: Duration = Duration::from_secs(7);
 /// Longest time until the status is told, whatever else goes on.
 const STATUS_WITHIN: Duration = Duration::from_millis(50);
 /// What a read may take beyond the deadline, on a busy machine.
@@ -248,6 +252,60 @@ fn writers_that_wait_for_a_mirror_that_hangs_hold_up_no_reader() {
         eprintln!("{files} files, the longest read took {longest:?}");
         assert!(longest < READ_DEADLINE + MARGIN, "{longest:?}");
         assert!(files > 20, "{files} files");
+    });
+    scene.set.expect_whole(scene.pool.mnt());
+    scene.pool.umount();
+    scene.pool.check_clean();
+}
+
+/// Makes a file durable.
+fn store(path: &Path) {
+    let file = File::create(path).expect("create");
+    file.write_all_at(&[5; 300_000], 0).expect("write");
+    file.sync_all().expect("fsync");
+}
+
+#[test]
+fn a_disk_that_hangs_when_its_mirror_is_taken_back_holds_up_nobody() {
+    let mut scene = scene();
+    let root = scene.pool.mnt().to_owned();
+    let state = || scene.pool.status().mirror_states().swap_remove(0);
+    scene.faulty.fail_syncs(true);
+    store(&root.join("without it"));
+    assert_eq!(state(), "failed");
+    scene.faulty.fail_syncs(false);
+    let hang = scene.faulty.hang_syncs("mendfs.super");
+    let (path, mnt) = (scene.faulty.path(), root.clone());
+    let operator = thread::spawn(move || {
+        let arguments = ["mirror", "online"].map(OsStr::new);
+        mendfs(arguments.into_iter().chain([path.as_ref(), mnt.as_ref()]))
+    });
+    wait_for("the disk to hang", SOON, || scene.faulty.hanging() > 0);
+    let (stored, files) = mpsc::channel();
+    let (end, writer) = (Instant::now() + CHECKPOINTED, root.clone());
+    let writer = thread::spawn(move || {
+        for round in 0.. {
+            store(&writer.join(format!("meanwhile {round}")));
+            if stored.send(()).is_err() || Instant::now() > end {
+                break;
+            }
+        }
+    });
+    // Nothing more comes when the writer has ended.
+    loop {
+        match files.recv_timeout(SOON) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("a writer waits for the disk"),
+        }
+    }
+    writer.join().expect("no error");
+    assert_eq!(state(), "failed", "it hangs no more");
+    hang.release();
+    let told = operator.join().expect("no panic");
+    assert!(told.status.success(), "{}", text(&told));
+    wait_for("the mirror to be up to date", 3 * SOON, || {
+        state() == "online"
     });
     scene.set.expect_whole(scene.pool.mnt());
     scene.pool.umount();

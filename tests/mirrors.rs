@@ -34,10 +34,7 @@ fn mirror_ok(pool: &Pool, args: &[&str]) {
 
 /// The states of the mirrors, as `mendfs status --json` has them.
 fn states(pool: &Pool) -> Vec<String> {
-    let status = pool.status();
-    let mirrors = status.0["mendfs"]["mirrors"].as_array().expect("mirrors");
-    let state = |mirror: &serde_json::Value| mirror["state"].as_str().expect("a state").to_owned();
-    mirrors.iter().map(state).collect()
+    pool.status().mirror_states()
 }
 
 fn wait_states(pool: &Pool, wanted: &[&str]) {

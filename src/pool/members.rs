@@ -13,6 +13,7 @@ use super::open::{BY_OPERATOR, DIVERGED};
 use crate::backing::{Backing, FileName, Space};
 use crate::format::{Lsn, MemberState, Uuid};
 use crate::mirrors::choose::went_apart;
+use crate::mirrors::membership::write_slot;
 use crate::mirrors::room::FULL;
 use crate::mirrors::{
     MembershipError, Mirror, MirrorId, MirrorState, Newcomer, OpenError, read_superblock,
@@ -191,6 +192,12 @@ impl Pool {
             label if mirror.backing().is_some() => label.to_owned(),
             _ => path.to_owned(),
         };
+        // A disk that does not take a write, or hangs in one, shows that here, where nobody else
+        // waits for it.
+        write_slot(backing.as_ref(), &own).map_err(|error| MemberError::Directory {
+            mirror: label.clone(),
+            cause: error.to_string(),
+        })?;
         let newcomer = Newcomer {
             uuid: own.mirror,
             label,

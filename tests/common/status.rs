@@ -48,6 +48,13 @@ impl Status {
         self.0.to_string()
     }
 
+    /// The states of the mirrors, in their order.
+    pub(crate) fn mirror_states(&self) -> Vec<String> {
+        let mirrors = self.0["mendfs"]["mirrors"].as_array().expect("mirrors");
+        let state = |mirror: &Value| mirror["state"].as_str().expect("a state").to_owned();
+        mirrors.iter().map(state).collect()
+    }
+
     /// Bad copies that were made whole again.
     pub(crate) fn repaired(&self) -> u64 {
         self.sum("repaired")
