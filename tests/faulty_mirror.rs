@@ -273,13 +273,18 @@ fn a_disk_that_hangs_when_its_mirror_is_taken_back_holds_up_nobody() {
     scene.faulty.fail_syncs(true);
     store(&root.join("without it"));
     assert_eq!(state(), "failed");
-    scene.faulty.fail_syncs(false);
-    let hang = scene.faulty.hang_syncs("mendfs.super");
     let (path, mnt) = (scene.faulty.path(), root.clone());
-    let operator = thread::spawn(move || {
+    let take_back = move || {
         let arguments = ["mirror", "online"].map(OsStr::new);
         mendfs(arguments.into_iter().chain([path.as_ref(), mnt.as_ref()]))
-    });
+    };
+    let told = take_back();
+    assert!(!told.status.success(), "its disk fails");
+    let told = text(&told);
+    assert!(told.contains("cannot write to"), "{told}");
+    scene.faulty.fail_syncs(false);
+    let hang = scene.faulty.hang_syncs("mendfs.super");
+    let operator = thread::spawn(take_back);
     wait_for("the disk to hang", SOON, || scene.faulty.hanging() > 0);
     let (stored, files) = mpsc::channel();
     let (end, writer) = (Instant::now() + CHECKPOINTED, root.clone());

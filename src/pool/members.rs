@@ -194,7 +194,7 @@ impl Pool {
         };
         // A disk that does not take a write, or hangs in one, shows that here, where nobody else
         // waits for it.
-        write_slot(backing.as_ref(), &own).map_err(|error| MemberError::Directory {
+        write_slot(backing.as_ref(), &own).map_err(|error| MembershipError::Target {
             mirror: label.clone(),
             cause: error.to_string(),
         })?;

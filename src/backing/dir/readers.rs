@@ -41,7 +41,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::fstatvfs;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Condvar;
+use tracing_mutex::parkinglot::Mutex;
 
 use super::super::{FileName, Space};
 use super::handle::{Handle, Waits};
@@ -69,7 +70,7 @@ pub(super) struct Readers {
 #[derive(Debug)]
 struct Shared {
     tree: Arc<Tree>,
-    queue: Mutex<Queue>,
+    queue: parking_lot::Mutex<Queue>,
     /// A job was queued, or the queue was closed.
     work: Condvar,
     /// Reads that were given up on and are still under way.
@@ -131,7 +132,7 @@ enum State {
 #[derive(Debug)]
 struct Job {
     task: Task,
-    state: Mutex<State>,
+    state: parking_lot::Mutex<State>,
     changed: Condvar,
 }
 
@@ -139,7 +140,7 @@ impl Readers {
     pub(super) fn new(tree: Arc<Tree>) -> Readers {
         let shared = Shared {
             tree,
-            queue: Mutex::default(),
+            queue: parking_lot::Mutex::default(),
             work: Condvar::new(),
             overdue: AtomicUsize::new(0),
             spare: Mutex::default(),
@@ -222,7 +223,7 @@ impl Readers {
     fn ask(&self, task: Task, until: Instant) -> io::Result<Done> {
         let job = Arc::new(Job {
             task,
-            state: Mutex::new(State::Waiting),
+            state: parking_lot::Mutex::new(State::Waiting),
             changed: Condvar::new(),
         });
         if !Shared::submit(&self.shared, &job) {
